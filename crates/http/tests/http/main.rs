@@ -1,0 +1,10 @@
+//! The listener, its limits and the client over real loopback sockets.
+
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod edge;
+mod limits;
+mod stop;
+mod support;
+mod tls;

@@ -1,0 +1,55 @@
+//! What can go wrong in the inventory.
+
+use portolan_driver::DriverError;
+use portolan_model::caller::Denied;
+use portolan_storage::{Conflict, Kind, StoreError};
+use portolan_tasks::TaskError;
+use uuid::Uuid;
+
+/// Why the inventory could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The caller lacks a privilege.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// There is no such object, or not for this caller.
+    #[error("there is no {kind} {id}")]
+    NotFound {
+        /// What it would be.
+        kind: Kind,
+        /// Its id.
+        id: Uuid,
+    },
+    /// Something else has that name, or uses it.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The platform said no.
+    #[error("the platform cannot be listed")]
+    Driver(#[from] DriverError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[source] StoreError),
+    /// The store of tasks failed.
+    #[error("the store failed")]
+    Tasks(#[source] TaskError),
+}
+
+impl From<StoreError> for InventoryError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::NotFound { kind, id } => Self::NotFound { kind, id },
+            StoreError::UnknownField { kind, field } => Self::Invalid(format!("{kind} has no field '{field}'")),
+            StoreError::Conflict(c @ (Conflict::Taken { .. } | Conflict::InUse { .. })) => Self::Conflict(c.to_string()),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<TaskError> for InventoryError {
+    fn from(e: TaskError) -> Self {
+        Self::Tasks(e)
+    }
+}

@@ -1,0 +1,51 @@
+//! Sync as a durable task.
+
+use crate::error::InventoryError;
+use crate::service::{Inventory, SYNC_TASK};
+use async_trait::async_trait;
+use portolan_model::PlatformId;
+use portolan_storage::{Conflict, StoreError};
+use portolan_tasks::{Done, Handler, TaskContext, TaskFailure};
+use serde::Deserialize;
+
+/// Runs the task [`SYNC_TASK`].
+pub struct SyncHandler {
+    inventory: Inventory,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    platform: PlatformId,
+}
+
+impl SyncHandler {
+    /// A handler over this inventory.
+    pub fn new(inventory: Inventory) -> Self {
+        Self { inventory }
+    }
+}
+
+#[async_trait]
+impl Handler for SyncHandler {
+    fn kind(&self) -> &'static str {
+        SYNC_TASK
+    }
+
+    async fn run(&self, ctx: &TaskContext) -> Result<Done, TaskFailure> {
+        let payload: Payload = serde_json::from_value(ctx.task().new.payload.clone())
+            .map_err(|e| TaskFailure::fatal(format!("the task's payload cannot be read: {e}")))?;
+        match self.inventory.sync_platform(payload.platform, Some(ctx.held())).await {
+            Ok(report) => Ok(Done::Output(serde_json::to_value(report).unwrap_or_default())),
+            Err(InventoryError::Store(StoreError::Conflict(Conflict::TaskLost(_)))) => Err(TaskFailure::lost()),
+            Err(InventoryError::Driver(e)) if e.is_transient() => Err(TaskFailure::transient(e.to_string())),
+            Err(InventoryError::Store(e)) => {
+                tracing::warn!(error = &e as &dyn std::error::Error, "the store failed during a sync");
+                Err(TaskFailure::transient("the store failed"))
+            }
+            Err(e) => Err(TaskFailure::fatal(match &e {
+                InventoryError::Driver(d) => d.to_string(),
+                other => other.to_string(),
+            })),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The kinds of tasks that Portolan runs. Crates that never meet hand work to one another by these names.
+
+/// Lists a platform and writes what has changed.
+pub const INVENTORY_SYNC: &str = "inventory-sync";
+/// Reads a machine's disks into an uncommitted repository session.
+pub const EXPORT: &str = "export";
+/// Commits the session: from then on the backup exists.
+pub const STORE: &str = "store";
+/// Cleans up after a backup chain that did not end well.
+pub const BACKUP_CLEANUP: &str = "backup-cleanup";
+/// Writes a recovery point's disks to a platform, not yet visible there.
+pub const RESTORE: &str = "restore";
+/// Makes the restored machine visible.
+pub const IMPORT: &str = "import";
+/// Cleans up after a restore chain that did not end well.
+pub const RESTORE_CLEANUP: &str = "restore-cleanup";
+/// Reads a recovery point and checks every byte.
+pub const VERIFY: &str = "verify";
+
+/// Kinds that clean up behind the scenes: dialects do not list them.
+pub const INTERNAL: &[&str] = &[BACKUP_CLEANUP, RESTORE_CLEANUP];

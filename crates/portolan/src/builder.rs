@@ -1,0 +1,78 @@
+//! The builder.
+
+use crate::facade::Portolan;
+use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
+use portolan_driver::Hypervisors;
+use portolan_inventory::Inventory;
+use portolan_model::{Clock, IdSource};
+use portolan_protect::{Protect, Repositories};
+use portolan_storage::Storage;
+use std::sync::Arc;
+
+/// Why a Portolan could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Accounts and sessions could not be set up.
+    #[error("access cannot be set up")]
+    Access(#[from] AccessError),
+}
+
+/// Wires ports to use cases.
+pub struct PortolanBuilder {
+    storage: Arc<dyn Storage>,
+    vault: Vault,
+    clock: Option<Arc<dyn Clock>>,
+    ids: Option<Arc<dyn IdSource>>,
+    options: AccessOptions,
+}
+
+impl Portolan {
+    /// A builder over a storage adapter, and the vault that [`portolan_access::unlock`] opened for it.
+    pub fn builder(storage: Arc<dyn Storage>, vault: Vault) -> PortolanBuilder {
+        PortolanBuilder { storage, vault, clock: None, ids: None, options: AccessOptions::default() }
+    }
+}
+
+impl PortolanBuilder {
+    /// Another clock than the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Another source of ids and randomness than the system's.
+    #[must_use]
+    pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = Some(ids);
+        self
+    }
+
+    /// How access behaves.
+    #[must_use]
+    pub fn access(mut self, options: AccessOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Wires everything. Takes no look at the storage.
+    pub fn build(self) -> Result<Portolan, BuildError> {
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::new(Arc::clone(&clock))));
+        let hypervisors = Arc::new(Hypervisors::default());
+        let repositories = Arc::new(Repositories::default());
+        let storage = self.storage;
+        let access =
+            Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
+        let inventory =
+            Inventory::new(Arc::clone(&storage), Arc::clone(&hypervisors), Arc::clone(&clock), Arc::clone(&ids));
+        let protect = Protect::new(
+            Arc::clone(&storage),
+            Arc::clone(&hypervisors),
+            Arc::clone(&repositories),
+            Arc::clone(&clock),
+            ids,
+        );
+        Ok(Portolan { access, inventory, protect, storage, hypervisors, repositories, clock })
+    }
+}

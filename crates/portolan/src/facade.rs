@@ -1,0 +1,120 @@
+//! The use cases of one Portolan, wired.
+
+use portolan_access::{Access, AccessError};
+use portolan_driver::Hypervisors;
+use portolan_inventory::{Inventory, InventoryError, SyncHandler};
+use portolan_model::*;
+use portolan_protect::{Protect, ProtectError, Repositories};
+use portolan_storage::{Storage, StorageExt, StoreError};
+use portolan_tasks::{Engine, EngineBuilder, Task, TaskStore};
+use std::sync::Arc;
+
+/// The use cases of one Portolan over its ports.
+pub struct Portolan {
+    /// Accounts, sessions, tenants, secrets.
+    pub access: Access,
+    /// Platforms, hosts, datastores, machines.
+    pub inventory: Inventory,
+    /// Backups, restores, destinations, tasks.
+    pub protect: Protect,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) hypervisors: Arc<Hypervisors>,
+    pub(crate) repositories: Arc<Repositories>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Portolan {
+    /// The present instant by the clock that everything uses.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The storage that everything stands on.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// The drivers of this process.
+    pub fn hypervisors(&self) -> &Arc<Hypervisors> {
+        &self.hypervisors
+    }
+
+    /// The opened repositories of this process.
+    pub fn repositories(&self) -> &Arc<Repositories> {
+        &self.repositories
+    }
+
+    /// The tags that this process serves by its drivers and repositories.
+    pub fn serves(&self) -> Vec<String> {
+        let platforms = self.hypervisors.platforms().into_iter().map(|id| format!("platform:{id}"));
+        let destinations = self.repositories.destinations().into_iter().map(|id| format!("destination:{id}"));
+        platforms.chain(destinations).collect()
+    }
+
+    /// An engine that runs every kind of task, to be refined and run. It serves what is registered by now: register
+    /// platforms and destinations first.
+    pub fn engine(&self, worker: &str) -> EngineBuilder {
+        let store: Arc<dyn TaskStore> = self.storage.clone();
+        let mut engine = Engine::builder(store, Arc::clone(&self.clock))
+            .worker(worker)
+            .serves(self.serves())
+            .handler(Arc::new(SyncHandler::new(self.inventory.clone())));
+        for handler in portolan_protect::handlers(&self.protect) {
+            engine = engine.handler(handler);
+        }
+        engine
+    }
+
+    /// The caller as seen by one tenant only; nothing where the caller may not see that tenant, or there is none of
+    /// that name. `tenant` is Portolan's id, or what the system in front calls it.
+    pub async fn narrow(&self, caller: Caller, tenant: &str) -> Result<Option<Caller>, StoreError> {
+        use portolan_model::query::Filter;
+        let by_id = tenant.parse::<TenantId>().ok();
+        let mut filter = Filter::eq("external_id", tenant);
+        if let Some(id) = by_id {
+            filter = Filter::Or(vec![filter, Filter::eq("id", id.uuid())]);
+        }
+        let found = self.storage.list_of::<Tenant>(caller.scope, portolan_storage::Query::matching(filter)).await?;
+        Ok(found.items.first().map(|t| Caller { scope: Scope::Tenant(t.id), ..caller }))
+    }
+
+    /// The account behind a caller.
+    pub async fn account_of(&self, caller: &Caller) -> Result<Account, AccessError> {
+        let id = caller.account.ok_or(AccessError::Unauthenticated)?;
+        Ok(self.storage.fetch::<Account>(Scope::All, id).await?.value)
+    }
+
+    /// Asks for a sync of these platforms and of the platforms of these hosts, or of every one where none is named.
+    pub async fn request_sync(
+        &self,
+        caller: &Caller,
+        mut platforms: Vec<PlatformId>,
+        hosts: Vec<HostId>,
+    ) -> Result<Vec<Task>, ProtectError> {
+        for id in hosts {
+            let host = self.inventory.one::<Host>(caller, id).await.map_err(as_protect)?;
+            platforms.extend(host.hypervisor.map(|f| f.external.platform));
+        }
+        platforms.sort();
+        platforms.dedup();
+        let ids = self.inventory.request_sync(caller, &platforms).await.map_err(as_protect)?;
+        let mut tasks = Vec::new();
+        for id in ids {
+            // Sync tasks belong to no tenant; who may ask for one may see it.
+            tasks.push(self.protect.task(&Caller { scope: Scope::All, ..caller.clone() }, id).await?);
+        }
+        Ok(tasks)
+    }
+}
+
+fn as_protect(e: InventoryError) -> ProtectError {
+    match e {
+        InventoryError::Denied(d) => ProtectError::Denied(d),
+        InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },
+        InventoryError::Conflict(text) => ProtectError::Conflict(text),
+        InventoryError::Invalid(text) => ProtectError::Invalid(text),
+        InventoryError::Driver(e) => ProtectError::Driver(e),
+        InventoryError::Store(e) => ProtectError::Store(e),
+        InventoryError::Tasks(e) => ProtectError::Tasks(e),
+    }
+}

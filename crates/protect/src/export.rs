@@ -1,0 +1,217 @@
+//! The request for a backup: one chain a machine.
+
+use crate::error::ProtectError;
+use crate::service::{EXPORT_WINDOW, Protect, origin_of, type_note};
+use portolan_model::backup::{BackupStatus, BackupType, CopyStatus, DestinationRole, Origin, StepTimes};
+use portolan_model::query::Filter;
+use portolan_model::*;
+use portolan_storage::{Kind, Query, StorageExt, UnitOfWork};
+use portolan_tasks::{NewTask, Task, TaskLinks, TaskQuery};
+use serde::{Deserialize, Serialize};
+
+/// Machines to back up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExportRequest {
+    /// The machines: one backup each.
+    pub vms: Vec<VmId>,
+    /// What is wanted. An increment without a base becomes a full backup, and says so.
+    pub backup_type: BackupType,
+    /// Where to; nothing for the default destination.
+    pub destination: Option<BackupDestinationId>,
+    /// 0 to 100.
+    pub priority: i16,
+    /// Not started before; nothing for now.
+    pub window_start: Option<Timestamp>,
+    /// Fails when not started by then; nothing for five hours after the start.
+    pub window_end: Option<Timestamp>,
+    /// How many copies of a failed link may follow.
+    pub retries: i32,
+}
+
+/// What the links of a backup chain know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BackupPayload {
+    pub(crate) point: RecoveryPointId,
+    pub(crate) copy: BackupCopyId,
+    pub(crate) vm: VmId,
+    pub(crate) destination: BackupDestinationId,
+    /// What was asked for.
+    pub(crate) wanted: BackupType,
+    /// When the link before ended; nothing for the first.
+    #[serde(default)]
+    pub(crate) ready: Option<Timestamp>,
+}
+
+impl Protect {
+    /// Asks for backups. Each machine gets a recovery point in state `Queued`, a copy, and a chain that begins
+    /// with an EXPORT task; all of a request is written at once. Answers the tasks, in the machines' order.
+    pub async fn export(&self, caller: &Caller, request: ExportRequest) -> Result<Vec<Task>, ProtectError> {
+        caller.require(Privilege::BackupWrite)?;
+        if request.vms.is_empty() {
+            return Err(ProtectError::Invalid("no virtual machine was named".into()));
+        }
+        if !(0..=100).contains(&request.priority) {
+            return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
+        }
+        if !(0..=100).contains(&request.retries) {
+            return Err(ProtectError::Invalid("the retry count must lie between 0 and 100".into()));
+        }
+        let now = self.clock.now();
+        let run_at = request.window_start.unwrap_or(now);
+        let start_by = request.window_end.unwrap_or(run_at.max(now) + EXPORT_WINDOW);
+        if start_by <= run_at {
+            return Err(ProtectError::Invalid("the window ends before it starts".into()));
+        }
+        let destination = self.destination_for(caller, request.destination).await?;
+
+        let mut unit = UnitOfWork::new();
+        let mut tasks = Vec::new();
+        for id in &request.vms {
+            let vm = self.vm(caller.scope, *id).await?;
+            if !vm.observed.present {
+                return Err(ProtectError::Conflict(format!(
+                    "the virtual machine '{}' is no longer present on its platform",
+                    vm.observed.name
+                )));
+            }
+            let (point, copy) = self.new_point(now, &vm, &destination, request.backup_type, origin_of(caller));
+            let task = NewTask {
+                priority: request.priority,
+                run_at,
+                start_by: Some(start_by),
+                retries: request.retries,
+                ..self.export_link(&vm, &point, &copy, request.backup_type)
+            };
+            tasks.push(task.id);
+            unit = unit.create(&point).create(&copy).enqueue(task);
+        }
+        self.storage.apply(now, caller.scope, unit).await?;
+        self.tasks_of(caller.scope, &tasks).await
+    }
+
+    /// The destination that was named, else the default one.
+    pub(crate) async fn destination_for(
+        &self,
+        caller: &Caller,
+        named: Option<BackupDestinationId>,
+    ) -> Result<BackupDestination, ProtectError> {
+        if let Some(id) = named {
+            return Ok(self.storage.fetch::<BackupDestination>(caller.scope, id).await?.value);
+        }
+        let query = Query::matching(Filter::eq("is_default", true));
+        let mut found = self.storage.list_of::<BackupDestination>(caller.scope, query).await?.items;
+        match found.pop() {
+            Some(default) => Ok(default.value),
+            None => Err(ProtectError::Conflict("no backup destination is the default one: name one".into())),
+        }
+    }
+
+    fn new_point(
+        &self,
+        now: Timestamp,
+        vm: &VirtualMachine,
+        destination: &BackupDestination,
+        backup_type: BackupType,
+        origin: Origin,
+    ) -> (RecoveryPoint, BackupCopy) {
+        let id = RecoveryPointId::from_uuid(self.ids.uuid());
+        let point = RecoveryPoint {
+            id,
+            name: point_name(vm, now),
+            vm: vm.id,
+            vm_name: vm.observed.name.to_string(),
+            platform: vm.observed.platform,
+            host: vm.observed.host,
+            tenant: vm.settings.tenant,
+            status: BackupStatus::Queued,
+            status_info: String::new(),
+            backup_type,
+            chain: ChainId::from_uuid(self.ids.uuid()),
+            session: None,
+            parent: None,
+            snapshot_time: None,
+            backup_time: None,
+            created: now,
+            size_bytes: 0,
+            virtual_bytes: vm.observed.disks.iter().map(|d| d.size_bytes).sum(),
+            stored_bytes: 0,
+            disks: Vec::new(),
+            description: String::new(),
+            warnings: Vec::new(),
+            warnings_acknowledged: false,
+            locked: false,
+            origin,
+            times: StepTimes::default(),
+            last_verified: None,
+        };
+        let copy = BackupCopy {
+            id: BackupCopyId::from_uuid(self.ids.uuid()),
+            point: id,
+            vm: vm.id,
+            tenant: vm.settings.tenant,
+            destination: destination.id,
+            role: DestinationRole::Primary,
+            status: CopyStatus::InProgress,
+            created: now,
+            expires: None,
+            locked_until: None,
+        };
+        (point, copy)
+    }
+
+    /// The EXPORT link, with what cleans up when the chain fails at it.
+    fn export_link(&self, vm: &VirtualMachine, point: &RecoveryPoint, copy: &BackupCopy, wanted: BackupType) -> NewTask {
+        let links = TaskLinks {
+            vm: Some(vm.id),
+            vm_name: point.vm_name.clone(),
+            point: Some(point.id),
+            point_name: point.name.clone(),
+            destination: Some(copy.destination),
+            platform: Some(point.platform),
+            host: point.host,
+            note: type_note(wanted),
+            ..TaskLinks::default()
+        };
+        let payload = BackupPayload {
+            point: point.id,
+            copy: copy.id,
+            vm: vm.id,
+            destination: copy.destination,
+            wanted,
+            ready: None,
+        };
+        let payload = serde_json::to_value(payload).unwrap_or_default();
+        NewTask {
+            payload: payload.clone(),
+            on_failure: Some(Box::new(self.backup_cleanup(point.chain, point.tenant, copy.destination, payload))),
+            origin: point.origin.clone(),
+            ..self.link(task_kind::EXPORT, point.chain, point.tenant, links)
+        }
+    }
+
+    /// The tasks of these ids, in that order.
+    pub(crate) async fn tasks_of(&self, scope: Scope, ids: &[TaskId]) -> Result<Vec<Task>, ProtectError> {
+        let filter = Filter::any("id", ids.iter().map(|id| id.uuid()));
+        let mut page = self.storage.query(scope, &TaskQuery { filter, ..TaskQuery::default() }).await?;
+        page.tasks.sort_by_key(|t| ids.iter().position(|id| *id == t.new.id));
+        match ids.iter().find(|id| !page.tasks.iter().any(|t| t.new.id == **id)) {
+            Some(missing) => Err(ProtectError::NotFound { kind: "task", id: missing.uuid() }),
+            None => Ok(page.tasks),
+        }
+    }
+
+    /// Fails unless the point is there for the caller.
+    pub(crate) async fn point_row(&self, scope: Scope, id: RecoveryPointId) -> Result<RecoveryPoint, ProtectError> {
+        match self.storage.find::<RecoveryPoint>(scope, id).await? {
+            Some(point) => Ok(point.value),
+            None => Err(ProtectError::not_found(Kind::Point, id.uuid())),
+        }
+    }
+}
+
+/// `web01 - 2026-11-21 01:00:04`: clients show what follows the last ` - ` as the time.
+fn point_name(vm: &VirtualMachine, now: Timestamp) -> String {
+    let at = now.to_rfc3339();
+    let (day, time) = (at.get(..10).unwrap_or_default(), at.get(11..19).unwrap_or_default());
+    format!("{} - {day} {time}", vm.observed.name)
+}

@@ -1,0 +1,219 @@
+//! The request for a restore: one chain, RESTORE → IMPORT.
+
+use crate::error::ProtectError;
+use crate::service::{EXPORT_WINDOW, Protect, origin_of};
+use portolan_model::backup::{BackupStatus, CopyStatus, RestoreType};
+use portolan_model::describe::Describe;
+use portolan_model::query::Filter;
+use portolan_model::*;
+use portolan_storage::{Query, StorageExt, UnitOfWork};
+use portolan_tasks::{NewTask, Task, TaskLinks};
+use serde::{Deserialize, Serialize};
+
+/// A recovery point to make a machine from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoreRequest {
+    /// The point.
+    pub point: RecoveryPointId,
+    /// The copy to read; nothing for any that is present and reachable.
+    pub destination: Option<BackupDestinationId>,
+    /// The platform to make the machine on; nothing for the one it came from.
+    pub platform: Option<PlatformId>,
+    /// The host to make the machine on.
+    pub host: Option<HostId>,
+    /// The platform's own id of the cluster.
+    pub cluster: Option<String>,
+    /// The platform's own id of the datastore for disks that name none.
+    pub datastore: Option<String>,
+    /// The machine's name; nothing for the one it had.
+    pub name: Option<Name>,
+    /// Whether a machine of that name is replaced.
+    pub overwrite: bool,
+    /// What happens to single disks.
+    pub disks: Vec<DiskTarget>,
+    /// 0 to 100.
+    pub priority: i16,
+}
+
+/// What happens to one disk of a restore.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DiskTarget {
+    /// Its name in the recovery point.
+    pub name: String,
+    /// The platform's own id of the datastore.
+    pub datastore: Option<String>,
+    /// Left out: the machine is made without it.
+    pub excluded: bool,
+}
+
+/// What the links of a restore chain know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RestorePayload {
+    pub(crate) job: RestoreJobId,
+    pub(crate) point: RecoveryPointId,
+    pub(crate) destination: BackupDestinationId,
+    pub(crate) platform: PlatformId,
+    pub(crate) host: Option<String>,
+    pub(crate) cluster: Option<String>,
+    pub(crate) datastore: Option<String>,
+    pub(crate) name: String,
+    pub(crate) overwrite: bool,
+    pub(crate) disks: Vec<DiskTarget>,
+    #[serde(default)]
+    pub(crate) ready: Option<Timestamp>,
+}
+
+impl Protect {
+    /// Asks for a restore. The job is there at once; answers its RESTORE task.
+    pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<(Task, RestoreJob), ProtectError> {
+        caller.require(Privilege::Restore)?;
+        if !(0..=100).contains(&request.priority) {
+            return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
+        }
+        let point = self.point_row(caller.scope, request.point).await?;
+        if !matches!(point.status, BackupStatus::Success | BackupStatus::PartialSuccess) {
+            return Err(ProtectError::Conflict(format!(
+                "the backup '{}' cannot be restored: it is in state {}",
+                point.name,
+                point.status.description()
+            )));
+        }
+        let copy = self.readable_copy(caller.scope, &point, request.destination).await?;
+        let platform = request.platform.unwrap_or(point.platform);
+        let platform = self.storage.fetch::<Platform>(caller.scope, platform).await?.value;
+        let host = match request.host {
+            Some(id) => {
+                let host = self.storage.fetch::<Host>(caller.scope, id).await?.value;
+                let facet = host.hypervisor.filter(|f| f.external.platform == platform.id);
+                let native = facet.map(|f| f.external.native_id);
+                Some(native.ok_or_else(|| ProtectError::Invalid("the host is not part of that platform".into()))?)
+            }
+            None => None,
+        };
+        for target in &request.disks {
+            if !point.disks.iter().any(|d| d.name == target.name) {
+                return Err(ProtectError::Invalid(format!("the backup has no disk '{}'", target.name)));
+            }
+        }
+        self.check_datastores(caller, &platform, &request).await?;
+
+        let now = self.clock.now();
+        let name = request.name.as_ref().map_or_else(|| point.vm_name.clone(), |n| n.to_string());
+        let job = RestoreJob {
+            id: RestoreJobId::from_uuid(self.ids.uuid()),
+            point: point.id,
+            vm: point.vm,
+            tenant: point.tenant,
+            restore_type: RestoreType::RestoreAndImport,
+            status: BackupStatus::Queued,
+            status_info: String::new(),
+            chain: ChainId::from_uuid(self.ids.uuid()),
+            target_name: name.clone(),
+            target_vm: None,
+            created: now,
+            finished: None,
+            queued_restore_ms: 0,
+            restore_ms: 0,
+            queued_import_ms: 0,
+            import_ms: 0,
+        };
+        let payload = RestorePayload {
+            job: job.id,
+            point: point.id,
+            destination: copy.destination,
+            platform: platform.id,
+            host,
+            cluster: request.cluster.clone(),
+            datastore: request.datastore.clone(),
+            name,
+            overwrite: request.overwrite,
+            disks: request.disks.clone(),
+            ready: None,
+        };
+        let links = TaskLinks {
+            vm: Some(point.vm),
+            vm_name: point.vm_name.clone(),
+            point: Some(point.id),
+            point_name: point.name.clone(),
+            destination: Some(copy.destination),
+            platform: Some(platform.id),
+            host: request.host,
+            restore_job: Some(job.id),
+            target_name: job.target_name.clone(),
+            ..TaskLinks::default()
+        };
+        let payload = serde_json::to_value(payload).unwrap_or_default();
+        let task = NewTask {
+            priority: request.priority,
+            start_by: Some(now + EXPORT_WINDOW),
+            payload: payload.clone(),
+            on_failure: Some(Box::new(self.restore_cleanup(job.chain, job.tenant, platform.id, payload))),
+            origin: origin_of(caller),
+            ..self.link(task_kind::RESTORE, job.chain, job.tenant, links)
+        };
+        let id = task.id;
+        self.storage.apply(now, caller.scope, UnitOfWork::new().create(&job).enqueue(task)).await?;
+        let mut tasks = self.tasks_of(caller.scope, &[id]).await?;
+        match tasks.pop() {
+            Some(task) => Ok((task, job)),
+            None => Err(ProtectError::NotFound { kind: "task", id: id.uuid() }),
+        }
+    }
+
+    /// The copy that was named, else any that is present.
+    pub(crate) async fn readable_copy(
+        &self,
+        scope: Scope,
+        point: &RecoveryPoint,
+        destination: Option<BackupDestinationId>,
+    ) -> Result<BackupCopy, ProtectError> {
+        let mut filter =
+            Filter::eq("point", point.id.uuid()).and(Filter::eq("status", CopyStatus::Present.name()));
+        if let Some(destination) = destination {
+            filter = filter.and(Filter::eq("destination", destination.uuid()));
+        }
+        let found = self.storage.list_of::<BackupCopy>(scope, Query::matching(filter)).await?;
+        match found.items.into_iter().next() {
+            Some(copy) => Ok(copy.value),
+            None => Err(ProtectError::Conflict(format!("no copy of the backup '{}' is present there", point.name))),
+        }
+    }
+
+    /// Every datastore that the request names must be one of the platform's.
+    async fn check_datastores(
+        &self,
+        caller: &Caller,
+        platform: &Platform,
+        request: &RestoreRequest,
+    ) -> Result<(), ProtectError> {
+        let named: Vec<&String> =
+            request.datastore.iter().chain(request.disks.iter().filter_map(|d| d.datastore.as_ref())).collect();
+        if named.is_empty() && request.cluster.is_none() {
+            return Ok(());
+        }
+        let of = || Query::matching(Filter::eq("platform", platform.id.uuid()).and(Filter::eq("present", true)));
+        let stores = self.storage.list_of::<Datastore>(caller.scope, of()).await?.items;
+        for name in named {
+            if !stores.iter().any(|d| d.external.native_id == *name) {
+                return Err(ProtectError::Invalid(format!("the platform has no storage '{name}'")));
+            }
+        }
+        if let Some(cluster) = &request.cluster {
+            let clusters = self.storage.list_of::<Cluster>(caller.scope, of()).await?.items;
+            if !clusters.iter().any(|c| c.external.as_ref().is_some_and(|e| e.native_id == *cluster)) {
+                return Err(ProtectError::Invalid(format!("the platform has no cluster '{cluster}'")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores of a machine, newest first.
+    pub async fn restore_jobs(
+        &self,
+        caller: &Caller,
+        query: Query,
+    ) -> Result<portolan_storage::ListOf<RestoreJob>, ProtectError> {
+        caller.require(Privilege::BackupRead)?;
+        Ok(self.storage.list_of::<RestoreJob>(caller.scope, query).await?)
+    }
+}

@@ -1,0 +1,132 @@
+//! VERIFY: a recovery point is read back, and every byte checked.
+
+use crate::error::ProtectError;
+use crate::handlers::{DiskProgress, failure, payload};
+use crate::service::{Protect, origin_of};
+use async_trait::async_trait;
+use portolan_model::backup::BackupStatus;
+use portolan_model::describe::Describe;
+use portolan_model::*;
+use portolan_repository::{Damage, VerifyDepth, VerifyScope};
+use portolan_storage::{StorageExt, UnitOfWork};
+use portolan_tasks::{Done, Finish, Handler, NewTask, Outcome, Task, TaskContext, TaskFailure, TaskLinks};
+use serde::{Deserialize, Serialize};
+
+/// How many damaged places a task names; the rest is a number.
+const NAMED: usize = 20;
+
+pub(crate) struct VerifyHandler(pub(crate) Protect);
+
+#[derive(Serialize, Deserialize)]
+struct VerifyPayload {
+    point: RecoveryPointId,
+    destination: BackupDestinationId,
+    depth: VerifyDepth,
+}
+
+#[async_trait]
+impl Handler for VerifyHandler {
+    fn kind(&self) -> &'static str {
+        task_kind::VERIFY
+    }
+
+    async fn run(&self, ctx: &TaskContext) -> Result<Done, TaskFailure> {
+        self.0.run_verify(ctx).await.map_err(|e| failure(ctx, e))
+    }
+}
+
+impl Protect {
+    /// Asks for a check of one recovery point at the destination that was named, or at any that holds a copy.
+    pub async fn verify(
+        &self,
+        caller: &Caller,
+        point: RecoveryPointId,
+        destination: Option<BackupDestinationId>,
+        depth: VerifyDepth,
+    ) -> Result<Task, ProtectError> {
+        caller.require(Privilege::BackupWrite)?;
+        let point = self.point_row(caller.scope, point).await?;
+        if !matches!(point.status, BackupStatus::Success | BackupStatus::PartialSuccess) {
+            return Err(ProtectError::Conflict(format!(
+                "the backup '{}' cannot be verified: it is in state {}",
+                point.name,
+                point.status.description()
+            )));
+        }
+        let copy = self.readable_copy(caller.scope, &point, destination).await?;
+        let links = TaskLinks {
+            vm: Some(point.vm),
+            vm_name: point.vm_name.clone(),
+            point: Some(point.id),
+            point_name: point.name.clone(),
+            destination: Some(copy.destination),
+            ..TaskLinks::default()
+        };
+        let payload = VerifyPayload { point: point.id, destination: copy.destination, depth };
+        let chain = ChainId::from_uuid(self.ids.uuid());
+        let link = self.link(task_kind::VERIFY, chain, point.tenant, links);
+        let task = NewTask {
+            payload: serde_json::to_value(payload).unwrap_or_default(),
+            unique_key: Some(format!("verify:{}:{}", point.id, copy.destination)),
+            // Reading a backup does not keep its machine from the next one.
+            limits: link.limits.iter().filter(|l| !l.key.starts_with("vm:")).cloned().collect(),
+            origin: origin_of(caller),
+            ..link
+        };
+        let answers = self.storage.enqueue(self.clock.now(), vec![task]).await?;
+        let ids: Vec<TaskId> = answers.iter().map(|e| e.id).collect();
+        let mut tasks = self.tasks_of(caller.scope, &ids).await?;
+        tasks.pop().ok_or(ProtectError::NotFound { kind: "task", id: point.id.uuid() })
+    }
+
+    async fn run_verify(&self, ctx: &TaskContext) -> Result<Done, ProtectError> {
+        let job: VerifyPayload = payload(ctx)?;
+        let repository = self.repositories.get(job.destination)?;
+        let observer = DiskProgress::new(ctx, 0, 0, "verifying".into());
+        let report = repository.verify(VerifyScope::Points(vec![job.point]), job.depth, &observer).await?;
+        let now = self.clock.now();
+        let damage = describe_damage(&report.damage);
+        let output = serde_json::to_value(&report).unwrap_or_default();
+        let outcome = match &damage {
+            None => Outcome::Succeeded { output },
+            Some(text) => Outcome::Failed { error: text.clone() },
+        };
+        self.storage
+            .change::<RecoveryPoint, _>(now, Scope::All, job.point, |p| {
+                match &damage {
+                    None => p.last_verified = Some(now),
+                    Some(text) if !p.warnings.contains(text) => {
+                        p.warnings.push(text.clone());
+                        p.warnings_acknowledged = false;
+                    }
+                    Some(_) => {}
+                }
+                Some(UnitOfWork::new().finish(Finish { held: ctx.held(), outcome: outcome.clone(), next: Vec::new() }))
+            })
+            .await?;
+        Ok(Done::Settled)
+    }
+}
+
+/// What is damaged, for people; nothing when all is well.
+fn describe_damage(damage: &[Damage]) -> Option<String> {
+    if damage.is_empty() {
+        return None;
+    }
+    let mut lines: Vec<String> = damage
+        .iter()
+        .take(NAMED)
+        .map(|d| {
+            let place = match (&d.disk, &d.range) {
+                (Some(disk), Some(range)) => format!("disk '{disk}' bytes {}..{}: ", range.start, range.end),
+                (Some(disk), None) => format!("disk '{disk}': "),
+                _ => String::new(),
+            };
+            format!("{place}{} ({})", d.what, d.object)
+        })
+        .collect();
+    if damage.len() > NAMED {
+        lines.push(format!("and {} more", damage.len() - NAMED));
+    }
+    Some(format!("the backup is damaged: {}", lines.join("; ")))
+}

@@ -1,0 +1,19 @@
+//! The engine between the two ports.
+
+mod core;
+mod index;
+mod packs;
+mod pipeline;
+mod reader;
+mod repair;
+mod repository;
+mod session;
+mod slots;
+mod stored;
+mod verify;
+mod writer;
+
+pub use self::core::{RepositoryEnv, RepositoryOptions};
+pub use self::packs::verify_packs;
+pub use self::repository::Repository;
+pub use self::slots::KeySlotInfo;

@@ -1,0 +1,86 @@
+//! Copies a disk from a source to a sink: what a restore does.
+
+use crate::port::{Observer, RepoError};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, ExtentKind};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// How much one read asks for, in bytes.
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+/// How many reads and writes go on at once.
+const WIDTH: usize = 4;
+/// How much of the source's map is looked at in one go, in bytes.
+const WINDOW_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Copies all of `source` to `sink`: data is read ahead and written as it comes, everything else becomes holes,
+/// also what the sink has past the source's end. Flushes the sink. Returns the bytes of data that were written.
+///
+/// # Errors
+/// [`RepoError::Source`] when the source cannot be read, [`RepoError::Sink`] when the sink is too small or cannot be
+/// written, [`RepoError::Cancelled`] when the observer says so; the sink's content is undefined then.
+pub async fn copy_disk(
+    source: &dyn BlockSource,
+    sink: &dyn BlockSink,
+    observer: &dyn Observer,
+) -> Result<u64, RepoError> {
+    let failed = |source| RepoError::Source { disk: "source".into(), source };
+    let unwritable = |source| RepoError::Sink { source };
+    let size = source.size();
+    portolan_block::check_range(0, size, sink.size()).map_err(unwritable)?;
+    let (mut mapped, mut done, mut copied) = (0, 0, 0);
+    let mut pieces: VecDeque<BlockExtent> = VecDeque::new();
+    let mut running = FuturesUnordered::new();
+    let copy = |range: Range<u64>| async move {
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let bytes = source.read_at(range.start, len).await.map_err(failed)?;
+        if bytes.len() != len {
+            let what = "the source gave another length".into();
+            return Err(failed(BlockError::Corrupt { offset: range.start, what }));
+        }
+        sink.write_at(range.start, bytes).await.map_err(unwritable)?;
+        Ok(range.end - range.start)
+    };
+    loop {
+        if observer.cancelled() {
+            return Err(RepoError::Cancelled);
+        }
+        while running.len() < WIDTH {
+            match pieces.pop_front() {
+                Some(piece) if piece.kind == ExtentKind::Data => {
+                    let end = piece.end().min((piece.offset / BATCH_BYTES + 1) * BATCH_BYTES);
+                    if end < piece.end() {
+                        pieces.push_front(BlockExtent::new(end..piece.end(), ExtentKind::Data));
+                    }
+                    running.push(copy(piece.offset..end));
+                }
+                Some(piece) => {
+                    sink.zero(piece.range()).await.map_err(unwritable)?;
+                    done += piece.len;
+                    observer.progress(done, size);
+                }
+                None if mapped < size => {
+                    let end = size.min(mapped + WINDOW_BYTES);
+                    pieces.extend(source.extents(mapped..end).await.map_err(failed)?);
+                    mapped = end;
+                }
+                None => break,
+            }
+        }
+        match running.next().await {
+            Some(written) => {
+                let written: u64 = written?;
+                copied += written;
+                done += written;
+                observer.progress(done, size);
+            }
+            None => break,
+        }
+    }
+    if size < sink.size() {
+        sink.zero(size..sink.size()).await.map_err(unwritable)?;
+    }
+    sink.flush().await.map_err(unwritable)?;
+    observer.progress(size, size);
+    Ok(copied)
+}

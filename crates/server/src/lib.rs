@@ -1,0 +1,1 @@
+//! The portolan binary: configuration, composition root, subcommands.

@@ -1,0 +1,282 @@
+//! A running server: listeners, engine, housekeeping.
+
+use crate::admin::{self, FirstPassword};
+use crate::config::{Config, PlatformConfig, Surroundings};
+use crate::core::{Core, system};
+use crate::data_dir::DataDir;
+use crate::destinations::{self, Opened};
+use crate::error::{Failure, OneLine, OrFail};
+use crate::housekeeping::Housekeeping;
+use crate::management::{Management, Readiness};
+use crate::metrics::Metrics;
+use axum::Router;
+use portolan_api_vplus::VplusOptions;
+use portolan_driver_images::ImagesHypervisor;
+use portolan_http::{BoundListener, Edge, HttpError, HttpMetrics, Limits, ListenerConfig, TlsIdentityHandle, bind};
+use portolan_inventory::NewPlatform;
+use portolan_model::{Caller, IdSource, Name, NodeId, PlatformId};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How a server is started.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// The password of the first account, where one is given.
+    pub admin_password: Option<String>,
+    /// Whether a generated password can be shown; it is written to a file otherwise.
+    pub on_terminal: bool,
+    /// Whether somebody wants to do something before the server counts as ready.
+    pub hold_ready: bool,
+}
+
+/// A server that answers.
+pub struct Server {
+    /// Storage and use cases.
+    pub core: Core,
+    /// Whether it is ready.
+    pub readiness: Arc<Readiness>,
+    /// Where the vPlus API answers; nothing when it is off.
+    pub vplus: Option<String>,
+    /// Where health and metrics answer; nothing when they are off.
+    pub management: Option<String>,
+    /// The vPlus listener's certificate; nothing in plain HTTP.
+    pub tls: Option<TlsIdentityHandle>,
+    /// What became of the first account's password.
+    pub first_password: FirstPassword,
+    /// The destinations that are open.
+    pub destinations: Vec<Opened>,
+    /// Whether backups without a destination go to the data directory.
+    pub built_in_default: bool,
+    data: DataDir,
+    stop: CancellationToken,
+    running: JoinSet<&'static str>,
+}
+
+/// The listeners of a configuration, bound.
+struct Listeners {
+    vplus: Option<BoundListener>,
+    management: Option<BoundListener>,
+    tls: Option<TlsIdentityHandle>,
+}
+
+impl Server {
+    /// Starts a server. Addresses are tried before anything is made: a port in use costs nothing.
+    ///
+    /// # Errors
+    /// Every one says what to do where that is known. Nothing goes on running after one.
+    pub async fn start(config: &Config, around: &Surroundings, start: Start) -> Result<Self, Failure> {
+        let (data, ids, listeners) = take(config).await?;
+        let core = Core::open(config, &data, around).await?;
+        let node = node_id(&data, &*ids)?;
+        let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
+        let mut platforms = Vec::new();
+        for platform in &config.platforms {
+            platforms.push(register_platform(&core, platform).await?);
+        }
+        let plans = destinations::planned(config, &data);
+        let mut opened = Vec::new();
+        for plan in &plans {
+            match destinations::open(&core, &data, plan).await {
+                Ok(open) => opened.push(open),
+                // Everything else is worth having without it.
+                Err(e) => {
+                    let hint = e.hint.as_deref().unwrap_or_default();
+                    tracing::error!(destination = %plan.name, error = %OneLine(&e), hint, "a destination is out of reach");
+                }
+            }
+        }
+        let readiness = Arc::new(Readiness::default());
+        readiness.held.store(start.hold_ready, Ordering::SeqCst);
+        let mut server = Self {
+            vplus: listeners.vplus.as_ref().map(BoundListener::url),
+            management: listeners.management.as_ref().map(BoundListener::url),
+            tls: listeners.tls.clone(),
+            built_in_default: plans.iter().any(|p| p.default && p.path == data.join("repository")),
+            core,
+            readiness,
+            first_password,
+            destinations: opened,
+            data,
+            stop: CancellationToken::new(),
+            running: JoinSet::new(),
+        };
+        server.run(config, listeners, node)?;
+        server.first_sync(&platforms).await;
+        Ok(server)
+    }
+
+    fn run(&mut self, config: &Config, listeners: Listeners, node: NodeId) -> Result<(), Failure> {
+        let name = node_name(config);
+        // Unique among all that share the database, also when two hosts have one name.
+        let worker = format!("{name}/{node}");
+        let engine = self
+            .core
+            .portolan
+            .engine(&worker)
+            .concurrency(config.task_concurrency)
+            .lease(config.task_lease)
+            .retention(config.task_history)
+            .grace(config.shutdown_grace)
+            .build();
+        let metrics = Metrics::new(engine.stats());
+        let stop = self.stop.clone();
+        let readiness = Arc::clone(&self.readiness);
+        self.running.spawn(async move {
+            readiness.engine.store(true, Ordering::SeqCst);
+            engine.run(stop).await;
+            readiness.engine.store(false, Ordering::SeqCst);
+            "the task engine"
+        });
+        let housekeeping = Housekeeping::new(self.core.clone(), config, node, name, self.data.path(), self.vplus.as_deref());
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            housekeeping.run(stop).await;
+            "housekeeping"
+        });
+        let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
+        let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
+        let mut serve = Vec::new();
+        if let Some(bound) = listeners.vplus {
+            let options = VplusOptions::new(listeners.tls.is_some(), &config.vplus.origins)
+                .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
+            let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
+            serve.push((bound, edge.wrap(portolan_api_vplus::router(Arc::clone(&self.core.portolan), options))));
+        }
+        if let Some(bound) = listeners.management {
+            let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
+            serve.push((bound, edge("management").wrap(shown.router())));
+        }
+        for (bound, router) in serve {
+            self.serve(bound, router, config.shutdown_grace);
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, bound: BoundListener, router: Router, grace: Duration) {
+        let stop = self.stop.clone();
+        tracing::info!(listener = bound.name(), url = bound.url(), "listening");
+        self.running.spawn(async move {
+            bound.serve(router, stop, grace).await;
+            "a listener"
+        });
+    }
+
+    /// Asks for the first listing of every platform. One that cannot be asked for does not keep the server down:
+    /// housekeeping asks again.
+    async fn first_sync(&self, platforms: &[PlatformId]) {
+        if !platforms.is_empty()
+            && let Err(error) = self.core.portolan.inventory.request_sync(&Caller::system(), platforms).await
+        {
+            tracing::warn!(error = %OneLine(&error), "the platforms could not be asked for yet");
+        }
+        self.readiness.synced.store(true, Ordering::SeqCst);
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &DataDir {
+        &self.data
+    }
+
+    /// Waits until something that should run for ever has ended, and says what.
+    pub async fn failed(&mut self) -> &'static str {
+        match self.running.join_next().await {
+            Some(Ok(what)) => what,
+            Some(Err(_)) => "a part of the server, by a panic,",
+            None => "everything",
+        }
+    }
+
+    /// Stops: no new connections and no new tasks; requests and tasks that are under way have their grace. Then the
+    /// database is closed and the data directory let go.
+    pub async fn stop(mut self) {
+        self.readiness.stopping.store(true, Ordering::SeqCst);
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
+        self.core.storage.close().await;
+    }
+}
+
+/// Takes addresses and data directory, in the order in which a failure leaves the least behind.
+async fn take(config: &Config) -> Result<(DataDir, Arc<dyn IdSource>, Listeners), Failure> {
+    let there = DataDir::take_existing(&config.data_dir)?;
+    if config.vplus.addresses.is_empty() && config.management.is_empty() {
+        return Err(Failure::usage("every listener is off: the server would answer nobody")
+            .hint("turn one on with listeners.vplus.enabled = true"));
+    }
+    // The certificate lies in the data directory: try the addresses without it first.
+    drop(listen(config, None).await?);
+    let data = match there {
+        Some(data) => data,
+        None => DataDir::take(&config.data_dir)?,
+    };
+    let (clock, ids) = system();
+    let tls = if !config.vplus.tls || config.vplus.addresses.is_empty() {
+        None
+    } else {
+        Some(match &config.vplus.certificate {
+            Some((cert, key)) => TlsIdentityHandle::from_files(cert, key, clock),
+            None => TlsIdentityHandle::self_signed(&data.join("tls"), &config.vplus.names, clock),
+        })
+    };
+    let tls = tls.transpose().map_err(|e| Failure::new("the certificate of the vPlus listener cannot be used").because(e))?;
+    let listeners = listen(config, tls).await?;
+    Ok((data, ids, listeners))
+}
+
+async fn listen(config: &Config, tls: Option<TlsIdentityHandle>) -> Result<Listeners, Failure> {
+    let vplus = listener("vplus", &config.vplus.addresses, tls.clone()).await?;
+    let management = listener("management", &config.management, None).await?;
+    Ok(Listeners { vplus, management, tls })
+}
+
+async fn listener(
+    name: &str,
+    addresses: &[SocketAddr],
+    tls: Option<TlsIdentityHandle>,
+) -> Result<Option<BoundListener>, Failure> {
+    if addresses.is_empty() {
+        return Ok(None);
+    }
+    let config = ListenerConfig { name: name.to_owned(), addresses: addresses.to_vec(), tls, limits: Limits::default() };
+    bind(&config).await.map(Some).map_err(|e| match e {
+        HttpError::Bind { address, reason, advice, source, .. } => {
+            let failure = Failure::new(format!("the listener '{name}' cannot listen on {address}: {reason}"));
+            let port = format!("{advice}; the key is listeners.{name}.addresses");
+            failure.because(source).hint(port)
+        }
+        other => Failure::new(format!("the listener '{name}' cannot be used")).because(other),
+    })
+}
+
+fn node_id(data: &DataDir, ids: &dyn IdSource) -> Result<NodeId, Failure> {
+    data.node_id(ids)
+}
+
+/// What this process calls itself.
+fn node_name(config: &Config) -> String {
+    let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
+    name.unwrap_or_else(|| "portolan".into())
+}
+
+async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {
+    if !platform.root.is_dir() {
+        tracing::warn!(
+            platform = %platform.name,
+            root = %platform.root.display(),
+            "the platform's directory is missing; it is looked for at every listing"
+        );
+    }
+    let what = || format!("the platform '{}' cannot be registered", platform.name);
+    let name = Name::new(&platform.name).or_fail(what)?;
+    let root: PathBuf = platform.root.clone();
+    let url = root.display().to_string();
+    let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
+    let new = NewPlatform { name, driver: platform.driver.clone(), url };
+    let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
+    Ok(registered.or_fail(what)?.id)
+}

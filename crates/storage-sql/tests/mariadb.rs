@@ -1,0 +1,46 @@
+//! The ports of storage and tasks on MariaDB.
+
+use portolan_storage_sql::{SqlConfig, SqlStorage};
+use portolan_testkit::db::{Database, Engine};
+use std::sync::Arc;
+
+async fn fresh() -> (Arc<SqlStorage>, Database) {
+    let database = Database::fresh(Engine::MariaDb);
+    (SqlStorage::connect(SqlConfig::new(&database.url)).await.unwrap(), database)
+}
+
+mod storage {
+    use super::{Arc, Database, fresh};
+    use portolan_storage::Storage;
+
+    async fn make() -> (Arc<dyn Storage>, Database) {
+        let (storage, database) = fresh().await;
+        (storage, database)
+    }
+
+    portolan_testkit::storage_conformance!(make);
+}
+
+mod tasks {
+    use super::{Arc, Database, fresh};
+    use portolan_tasks::TaskStore;
+
+    async fn make() -> (Arc<dyn TaskStore>, Database) {
+        let (storage, database) = fresh().await;
+        (storage, database)
+    }
+
+    portolan_testkit::task_store_conformance!(make);
+}
+
+/// More streams of random work beside the in-memory adapter; `PORTOLAN_SOAK` multiplies their number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_work_agrees_with_memory() {
+    let soak: u64 = std::env::var("PORTOLAN_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    for seed in 100..100 + 2 * soak {
+        let (storage, _database) = fresh().await;
+        portolan_testkit::tasks::agrees_with_model(storage, seed, 150).await;
+        let (storage, _database) = fresh().await;
+        portolan_testkit::storage::agrees_with_model(storage, seed, 60).await;
+    }
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask bench`: measures a release build and prints tables for docs/performance.md.
+
+use crate::shell::{self, Result, Shell};
+use crate::tools;
+use clap::ValueEnum;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// Full and incremental backup, verify, restore, beside cp, zstd and restic
+    Backup,
+    /// Tasks enqueued and settled per second on each store, beside the same database's own rates
+    Tasks,
+    /// How soon the server is ready, what its writes to disk cost, and its memory at rest
+    Start,
+}
+
+/// Builds a release and runs the measurements one after the other.
+pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool) -> Result<()> {
+    let names = if names.is_empty() { Name::value_variants() } else { names };
+    if names.contains(&Name::Tasks) {
+        tools::need(shell, tools::TEST, install)?;
+    }
+    if install && names.contains(&Name::Backup) {
+        tools::need(shell, tools::BENCH, true)?;
+    }
+    shell::run(&mut shell.cargo(["build", "--release", "--workspace", "--bins"]))?;
+    for name in names {
+        let word = name.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+        let mut command = shell.command(shell.built("release", "portolan-lab"));
+        command.args(["bench", &word]);
+        if quick {
+            command.arg("--quick");
+        }
+        shell::run(&mut command)?;
+    }
+    Ok(())
+}
