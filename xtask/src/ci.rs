@@ -34,7 +34,9 @@ fn suites(shell: &Shell, sheet: &mut Sheet) -> Result<String> {
     })?;
     sheet.suite("format", 10, || cargo(&["fmt", "--all", "--check"]))?;
     sheet.suite("tidy", 10, || tidy::run(shell))?;
-    sheet.suite("deny", 15, || cargo(&["deny", "--offline", "--locked", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
+    sheet.suite("deny", 15, || {
+        cargo(&["deny", "--offline", "--locked", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
+    })?;
     sheet.suite("clippy", 150, || {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     })?;

@@ -7,8 +7,8 @@ use std::time::Instant;
 /// What soaks, and the tests behind it. Each of them reads `PORTOLAN_SOAK`.
 const SUITES: &[(&str, &str)] = &[
     ("kills in export, store and restore", "package(portolan-e2e) & test(kill)"),
-    ("histories of a repository against a model", "package(portolan-repository) & test(model)"),
-    ("streams of tasks against a model, all stores", "test(agree)"),
+    ("histories of a repository against a model", "package(portolan-repository) & binary(model)"),
+    ("streams of tasks against a model, all stores", "package(portolan-e2e) & test(agree)"),
 ];
 
 /// Runs each suite and prints a table for docs/performance.md.

@@ -158,6 +158,9 @@ fn word(kind: &str) -> &str {
         "destination" => "backup destination",
         "host" => "hypervisor",
         "platform" => "hypervisor manager",
+        "datastore" => "hypervisor storage",
+        "chain" => "workflow execution",
+        "tenant" => "project",
         other => other,
     }
 }

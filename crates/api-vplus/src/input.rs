@@ -3,13 +3,14 @@
 
 use crate::error::ApiError;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use portolan_model::describe::Describe;
 use portolan_model::{Name, TypedId};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Nesting deeper than any client's, far below what a stack holds; serde_json stops at 128 by itself.
+/// What stands for the fields of a value that has none.
 const NO_FIELDS: &Value = &Value::Null;
 
 /// A JSON body.
@@ -17,15 +18,20 @@ const NO_FIELDS: &Value = &Value::Null;
 pub(crate) struct Body(pub(crate) Value);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
-    type Rejection = axum::response::Response;
+    type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        use axum::response::IntoResponse;
-        // A body that is too long or stalls is answered by the transport, in the dialect's form.
-        let bytes = Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)?;
+        // Where the body is too long or stalled, the transport puts its own words in place of these.
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|_| ApiError::invalid("the body could not be read to its end"))?;
+        if bytes.is_empty() {
+            return Err(ApiError::invalid("a body is needed"));
+        }
+        // Whatever its type says: clients leave the type out. Nesting is bounded by the parser.
         match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Self(value)),
-            Err(e) => Err(ApiError::invalid(format!("the body is not valid JSON: {e}")).into_response()),
+            Err(e) => Err(ApiError::invalid(format!("the body is not valid JSON: {e}"))),
         }
     }
 }
@@ -68,9 +74,7 @@ impl<'a> Fields<'a> {
 
     /// A name: 1 to 255 characters.
     pub(crate) fn name(&self, name: &str) -> Result<Option<Name>, ApiError> {
-        self.text(name)?
-            .map(|text| Name::new(text).map_err(|e| ApiError::invalid(format!("{name}: {e}"))))
-            .transpose()
+        self.text(name)?.map(|text| Name::new(text).map_err(|e| ApiError::invalid(format!("{name}: {e}")))).transpose()
     }
 
     /// A whole number, also as a text or a fraction.
@@ -114,7 +118,12 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let word = match value {
             Value::String(word) => Some(word.as_str()),
-            Value::Object(fields) => fields.get("name").and_then(Value::as_str),
+            Value::Object(fields) => match fields.get("name") {
+                // Forms send an empty choice when nothing was chosen.
+                None | Some(Value::Null) => return Ok(None),
+                Some(name) if name.as_str() == Some("") => return Ok(None),
+                Some(name) => name.as_str(),
+            },
             _ => None,
         };
         let word = word.ok_or_else(|| wrong(name, "a name, or an object with a name"))?;
@@ -152,6 +161,21 @@ pub(crate) fn reference<T: TypedId>(value: &Value, name: &str) -> Result<Option<
     }
 }
 
+/// A part of the path. One that is no text names nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct PathText(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(ApiError::not_found("object", "of that name")),
+        }
+    }
+}
+
 /// A guid in a path. One that is none names nothing.
 pub(crate) fn path_id<T: TypedId>(text: &str, kind: &str) -> Result<T, ApiError> {
     Uuid::parse_str(text).map(T::from_uuid).map_err(|_| ApiError::not_found(kind, format!("'{}'", short(text))))
@@ -160,12 +184,15 @@ pub(crate) fn path_id<T: TypedId>(text: &str, kind: &str) -> Result<T, ApiError>
 fn whole(value: &Value) -> Option<i64> {
     match value {
         Value::Number(n) => n.as_i64().or_else(|| fraction(n.as_f64()?)),
-        Value::String(text) => {
-            let text = text.trim();
-            text.parse::<i64>().ok().or_else(|| fraction(text.parse::<f64>().ok()?))
-        }
+        Value::String(text) => whole_text(text),
         _ => None,
     }
+}
+
+/// A whole number in a text, also where it is written as a fraction.
+pub(crate) fn whole_text(text: &str) -> Option<i64> {
+    let text = text.trim();
+    text.parse::<i64>().ok().or_else(|| fraction(text.parse::<f64>().ok()?))
 }
 
 /// The whole part of a fraction that a 64-bit number can hold.
@@ -180,9 +207,10 @@ fn wrong(name: &str, what: &str) -> ApiError {
 }
 
 /// What of a client's text goes back into a message.
-fn short(text: &str) -> String {
-    let mut cut: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
-    if cut.len() < text.len() {
+pub(crate) fn short(text: &str) -> String {
+    let mut chars = text.chars().filter(|c| !c.is_control());
+    let mut cut: String = chars.by_ref().take(60).collect();
+    if chars.next().is_some() {
         cut.push('…');
     }
     cut

@@ -53,22 +53,32 @@ pub(crate) struct Vplus {
 /// The dialect under `/api`, with its own answers for unknown paths and methods.
 pub fn router(portolan: Arc<Portolan>, options: VplusOptions) -> Router {
     let api = routes().fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-    Router::new()
-        .nest("/api", api)
-        .fallback(unknown_path)
-        .with_state(Vplus { portolan, options })
+    Router::new().nest("/api", api).fallback(unknown_path).with_state(Vplus { portolan, options })
 }
 
 fn routes() -> Router<Vplus> {
-    use handlers::{backups, destinations, inventory, machines, restores, sessions, tasks};
     let mut router = Router::new();
-    let table: Vec<(&str, MethodRouter<Vplus>)> = vec![
+    for (path, route) in table() {
+        // Published clients end collections with a slash now and then (section 2.4).
+        router = router.route(path, route.clone()).route(&format!("{path}/"), route);
+    }
+    router
+}
+
+/// Every path that is served.
+fn table() -> Vec<(&'static str, MethodRouter<Vplus>)> {
+    use handlers::{
+        backups, dashboard, destinations, empty, files, inventory, machines, restores, sessions, tasks, workflows,
+    };
+    vec![
         ("/session", get(sessions::check)),
         ("/session/login", post(sessions::login)),
         ("/session/logout", post(sessions::logout)),
         ("/session/user", get(sessions::user)),
-        ("/user-info", get(sessions::user)),
+        ("/user-info", get(sessions::user_info)),
         ("/virtual-machines", get(machines::list)),
+        ("/virtual-machines/detailed", get(machines::detailed)),
+        ("/virtual-machines/incremental-not-possible", post(machines::obstacles)),
         ("/virtual-machines/{guid}", get(machines::one)),
         ("/virtual-machine-disks", get(machines::disks)),
         ("/hypervisors", get(inventory::hypervisors)),
@@ -95,13 +105,29 @@ fn routes() -> Router<Vplus> {
         ("/backups/{guid}/description", put(backups::describe)),
         ("/backups/{guid}/warnings-acknowledged", put(backups::acknowledge)),
         ("/backup-locations", get(backups::locations)),
+        ("/backup-files", get(files::list)),
+        ("/backup-files/detailed", get(files::detailed)),
+        ("/backup-files/detailed/for-restore", get(files::for_restore)),
         ("/restore-jobs", get(restores::jobs)),
-    ];
-    for (path, route) in table {
-        // Published clients end collections with a slash now and then (section 2.4).
-        router = router.route(path, route.clone()).route(&format!("{path}/"), route);
-    }
-    router
+        ("/workflow-executions", get(workflows::list)),
+        ("/workflow-executions/{guid}", axum::routing::delete(workflows::remove)),
+        ("/projects", get(inventory::projects)),
+        ("/dashboard/protection", get(dashboard::protection)),
+        ("/dashboard/backup-stats", get(dashboard::backup_stats)),
+        ("/dashboard/staging-space", get(dashboard::staging_space)),
+        ("/dashboard/backup-destination-stats", get(dashboard::destination_stats)),
+        ("/snapshots", get(empty::snapshots)),
+        ("/virtual-machine-flavors", get(empty::flavors)),
+        ("/network", get(empty::networks)),
+        ("/network/shared", get(empty::shared_networks)),
+        ("/schedules", get(empty::schedules)),
+        ("/policies/vm-backup", get(empty::backup_policies)),
+        ("/policies/vm-backup/list-by-entities", post(empty::policies_of_machines)),
+        ("/policies/vm-snapshot", get(empty::snapshot_policies)),
+        ("/rules/vm-backup", get(empty::backup_rules)),
+        ("/mounted-backups", get(empty::mounted_backups)),
+        ("/mailing-lists", get(empty::mailing_lists)),
+    ]
 }
 
 async fn unknown_path() -> ApiError {
@@ -110,4 +136,17 @@ async fn unknown_path() -> ApiError {
 
 async fn unknown_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the resource does not support this method")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_path_is_documented_and_every_documented_path_is_served() {
+        let served: BTreeSet<String> = table().into_iter().map(|row| row.0.to_owned()).collect();
+        let documented: BTreeSet<String> = document().paths.paths.keys().cloned().collect();
+        assert_eq!(served.symmetric_difference(&documented).collect::<Vec<_>>(), Vec::<&String>::new());
+    }
 }

@@ -1,12 +1,56 @@
 //! The dialect's OpenAPI document, generated from the handlers.
 
+use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
 /// The document, as served and committed.
 pub fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+    let mut document = Document::openapi();
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in
+            [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post), ("delete", &mut item.delete)]
+        {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+                common_answers(path, method != "get", operation);
+            }
+        }
+    }
+    document
+}
+
+/// A name that no other operation has: `get-backups-guid`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(['/', '{', '}']).filter(|word| !word.is_empty());
+    std::iter::once(method).chain(words).collect::<Vec<_>>().join("-")
+}
+
+/// Adds the error answers that follow from what an operation takes rather than from what it does.
+fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
+    let body = operation.request_body.is_some();
+    let named = path.contains('{');
+    let asked = body || operation.parameters.as_ref().is_some_and(|all| all.len() > usize::from(named));
+    let login = path == "/session/login";
+    let answers = [
+        (asked, StatusCode::BAD_REQUEST, "The request makes no sense; the message says why"),
+        (!login, StatusCode::UNAUTHORIZED, "No valid session"),
+        (true, StatusCode::FORBIDDEN, "A privilege is missing, or a page of another origin calls"),
+        (named, StatusCode::NOT_FOUND, "No such object for this account"),
+        (body, StatusCode::REQUEST_TIMEOUT, "The body stopped arriving"),
+        (writes && (body || named), StatusCode::CONFLICT, "The object's state, or another object, stands against it"),
+        (body, StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
+        (true, StatusCode::INTERNAL_SERVER_ERROR, "The server failed; its log has the details"),
+        (true, StatusCode::SERVICE_UNAVAILABLE, "Not just now: try again"),
+    ];
+    for (_, status, text) in answers.into_iter().filter(|row| row.0) {
+        let content = Content::new(Some(Ref::from_schema_name("Error")));
+        let response = ResponseBuilder::new().description(text).content("application/json", content).build();
+        operation.responses.responses.entry(status.as_str().to_owned()).or_insert(RefOr::T(response));
+    }
 }
 
 #[derive(OpenApi)]
@@ -22,8 +66,11 @@ pub fn document() -> utoipa::openapi::OpenApi {
         crate::handlers::sessions::login,
         crate::handlers::sessions::check,
         crate::handlers::sessions::user,
+        crate::handlers::sessions::user_info,
         crate::handlers::sessions::logout,
         crate::handlers::machines::list,
+        crate::handlers::machines::detailed,
+        crate::handlers::machines::obstacles,
         crate::handlers::machines::one,
         crate::handlers::machines::disks,
         crate::handlers::inventory::hypervisors,
@@ -33,6 +80,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         crate::handlers::inventory::clusters,
         crate::handlers::inventory::storages,
         crate::handlers::inventory::nodes,
+        crate::handlers::inventory::projects,
         crate::handlers::destinations::list,
         crate::handlers::destinations::usable,
         crate::handlers::tasks::list,
@@ -52,7 +100,28 @@ pub fn document() -> utoipa::openapi::OpenApi {
         crate::handlers::backups::describe,
         crate::handlers::backups::acknowledge,
         crate::handlers::backups::locations,
-    )
+        crate::handlers::files::list,
+        crate::handlers::files::detailed,
+        crate::handlers::files::for_restore,
+        crate::handlers::workflows::list,
+        crate::handlers::workflows::remove,
+        crate::handlers::dashboard::protection,
+        crate::handlers::dashboard::backup_stats,
+        crate::handlers::dashboard::staging_space,
+        crate::handlers::dashboard::destination_stats,
+        crate::handlers::empty::snapshots,
+        crate::handlers::empty::flavors,
+        crate::handlers::empty::networks,
+        crate::handlers::empty::shared_networks,
+        crate::handlers::empty::schedules,
+        crate::handlers::empty::backup_policies,
+        crate::handlers::empty::policies_of_machines,
+        crate::handlers::empty::snapshot_policies,
+        crate::handlers::empty::backup_rules,
+        crate::handlers::empty::mounted_backups,
+        crate::handlers::empty::mailing_lists,
+    ),
+    components(schemas(ErrorBody))
 )]
 struct Document;
 
@@ -110,6 +179,27 @@ pub(crate) struct ExportBody {
     window_end: Option<i64>,
     /// How many copies of a failed task may follow.
     retry_count: Option<i64>,
+    /// Without `backupDestination`, the primary destination of the first rule that names one.
+    rules: Option<Vec<RuleChoice>>,
+}
+
+/// A rule, as far as a backup looks at it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)]
+pub(crate) struct RuleChoice {
+    rule_backup_destinations: Option<Vec<RuleDestination>>,
+    /// The older form: the first is the primary one.
+    backup_destinations: Option<Vec<Reference>>,
+}
+
+/// A destination of a rule. One without a guid is passed over.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)]
+pub(crate) struct RuleDestination {
+    role_type: Option<Choice>,
+    backup_destination: Option<Reference>,
 }
 
 /// A wish for a restore.
@@ -175,6 +265,22 @@ pub(crate) struct VerifyBody {
     depth: Option<String>,
 }
 
+/// Machines to look at.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)]
+pub(crate) struct EntitiesBody {
+    entities: Vec<Reference>,
+}
+
+/// Machines to look at.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)]
+pub(crate) struct ProtectedEntitiesBody {
+    /// Guids.
+    protected_entities: Vec<String>,
+}
+
 /// A wish for another state.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -232,6 +338,49 @@ pub(crate) struct MachineParams {
     hypervisor_manager: Option<Uuid>,
     #[param(rename = "hypervisor-manager-type")]
     hypervisor_manager_type: Option<String>,
+    hypervisor: Option<Uuid>,
+}
+
+/// The tenant filter.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub(crate) struct TenantParam {
+    /// The tenant; also tenantid, tenant-id, project-uuid.
+    #[param(rename = "tenantId")]
+    tenant_id: Option<String>,
+}
+
+/// What lists take that know neither order nor filter.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub(crate) struct PageParams {
+    /// From 0; with `size`.
+    page: Option<u64>,
+    /// At least 1; the whole list when left out.
+    size: Option<u64>,
+}
+
+/// Which backup's files.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub(crate) struct FileParams {
+    backup: Uuid,
+}
+
+/// What the list of projects takes besides.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code)]
+pub(crate) struct ProjectParams {
+    /// What the system in front calls it.
+    uuid: Option<String>,
+    /// The project of this backup.
+    backup: Option<Uuid>,
+    /// Projects with this quota: none.
+    quota: Option<String>,
 }
 
 /// What the list of tasks takes besides.
@@ -251,6 +400,12 @@ pub(crate) struct TaskParams {
     kind: Option<Vec<String>>,
     #[param(rename = "workflow-execution")]
     workflow_execution: Option<Uuid>,
+    hypervisor: Option<Uuid>,
+    #[param(rename = "hypervisor-manager")]
+    hypervisor_manager: Option<Uuid>,
+    node: Option<Uuid>,
+    #[param(rename = "parent-task")]
+    parent_task: Option<Uuid>,
     #[param(rename = "backup-destination")]
     backup_destination: Option<Uuid>,
     #[param(rename = "restore-job")]
@@ -272,14 +427,24 @@ pub(crate) struct BackupParams {
     /// FULL, INCREMENTAL; repeatable.
     #[param(rename = "type")]
     kind: Option<Vec<String>>,
-    /// On the snapshot time, inclusive.
+    /// On the snapshot time, inclusive; where there is none, on the time of the request.
     from: Option<i64>,
-    /// On the snapshot time, inclusive.
+    /// On the snapshot time, inclusive; where there is none, on the time of the request.
     to: Option<i64>,
     #[param(rename = "only-mountable")]
     only_mountable: Option<bool>,
     #[param(rename = "min-size")]
     min_size: Option<i64>,
+    hypervisor: Option<Uuid>,
+    #[param(rename = "hypervisor-manager")]
+    hypervisor_manager: Option<Uuid>,
+    #[param(rename = "backup-destination")]
+    backup_destination: Option<Uuid>,
+    #[param(rename = "parent-backup")]
+    parent_backup: Option<Uuid>,
+    /// VM; any other finds nothing.
+    #[param(rename = "protected-entity-type")]
+    protected_entity_type: Option<String>,
     #[param(rename = "tenantId")]
     tenant_id: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! Query parameters of lists (section 2.4): paging is opt-in, junk means "not given", five names for a tenant.
 
 use crate::error::ApiError;
+use crate::input::{short, whole_text};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use portolan_model::TypedId;
@@ -10,6 +11,8 @@ use std::str::FromStr;
 
 /// The largest page; clients that want everything send no `size`.
 const LARGEST_PAGE: u64 = 10_000;
+/// The last page that is looked for.
+const LAST_PAGE: u64 = 1 << 40;
 /// The names under which clients send a tenant.
 const TENANT: &[&str] = &["tenantid", "tenantId", "tenantID", "tenant-id", "project-uuid"];
 
@@ -21,10 +24,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let query = parts.uri.query().unwrap_or_default();
         axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map(|q| Self(q.0))
-            .map_err(|_| ApiError::invalid(format!("the query '{query}' cannot be read")))
+            .map_err(|_| ApiError::invalid("the query cannot be read"))
     }
 }
 
@@ -49,8 +51,18 @@ impl Params {
         }
     }
 
+    /// A whole number, also where it is written as a fraction.
+    pub(crate) fn whole(&self, name: &str) -> Result<Option<i64>, ApiError> {
+        match self.first(&[name]) {
+            None => Ok(None),
+            Some(text) => {
+                whole_text(text).map(Some).ok_or_else(|| ApiError::invalid(format!("{name} must be a number")))
+            }
+        }
+    }
+
     /// A number.
-    pub(crate) fn number<N: FromStr>(&self, name: &str) -> Result<Option<N>, ApiError> {
+    fn number<N: FromStr>(&self, name: &str) -> Result<Option<N>, ApiError> {
         match self.first(&[name]) {
             None => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| ApiError::invalid(format!("{name} must be a number"))),
@@ -61,7 +73,7 @@ impl Params {
     pub(crate) fn choices<E: Describe>(&self, names: &[&str]) -> Result<Vec<E>, ApiError> {
         self.all(names)
             .into_iter()
-            .map(|word| E::from_name(word).ok_or_else(|| ApiError::invalid(format!("'{word}' is not known"))))
+            .map(|word| E::from_name(word).ok_or_else(|| ApiError::invalid(format!("'{}' is not known", short(word)))))
             .collect()
     }
 
@@ -77,7 +89,8 @@ impl Params {
         match size {
             None => Ok(Page::ALL),
             Some(0) => Err(ApiError::invalid("size must be at least 1")),
-            Some(size) => Ok(Page::number(page, size.min(LARGEST_PAGE))),
+            // A store counts in signed numbers: no list reaches a page beyond them.
+            Some(size) => Ok(Page::number(page.min(LAST_PAGE), size.min(LARGEST_PAGE))),
         }
     }
 

@@ -42,7 +42,9 @@ impl From<StoreError> for InventoryError {
         match e {
             StoreError::NotFound { kind, id } => Self::NotFound { kind, id },
             StoreError::UnknownField { kind, field } => Self::Invalid(format!("{kind} has no field '{field}'")),
-            StoreError::Conflict(c @ (Conflict::Taken { .. } | Conflict::InUse { .. })) => Self::Conflict(c.to_string()),
+            StoreError::Conflict(c @ (Conflict::Taken { .. } | Conflict::InUse { .. })) => {
+                Self::Conflict(c.to_string())
+            }
             other => Self::Store(other),
         }
     }

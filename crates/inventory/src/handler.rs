@@ -3,6 +3,7 @@
 use crate::error::InventoryError;
 use crate::service::{Inventory, SYNC_TASK};
 use async_trait::async_trait;
+use portolan_driver::DriverError;
 use portolan_model::PlatformId;
 use portolan_storage::{Conflict, StoreError};
 use portolan_tasks::{Done, Handler, TaskContext, TaskFailure};
@@ -37,7 +38,13 @@ impl Handler for SyncHandler {
         match self.inventory.sync_platform(payload.platform, Some(ctx.held())).await {
             Ok(report) => Ok(Done::Output(serde_json::to_value(report).unwrap_or_default())),
             Err(InventoryError::Store(StoreError::Conflict(Conflict::TaskLost(_)))) => Err(TaskFailure::lost()),
-            Err(InventoryError::Driver(e)) if e.is_transient() => Err(TaskFailure::transient(e.to_string())),
+            Err(InventoryError::Driver(e)) if e.is_transient() => {
+                let retry_after = match &e {
+                    DriverError::Unreachable { retry_after, .. } => *retry_after,
+                    _ => None,
+                };
+                Err(TaskFailure { retry_after, ..TaskFailure::transient(e.to_string()) })
+            }
             Err(InventoryError::Store(e)) => {
                 tracing::warn!(error = &e as &dyn std::error::Error, "the store failed during a sync");
                 Err(TaskFailure::transient("the store failed"))

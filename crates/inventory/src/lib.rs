@@ -8,6 +8,7 @@ mod handler;
 mod plan;
 mod service;
 mod sync;
+mod tidy;
 
 pub use error::InventoryError;
 pub use handler::SyncHandler;

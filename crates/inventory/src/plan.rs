@@ -66,6 +66,11 @@ pub(crate) fn plan(
         note(&mut plan.clusters, &mut plan.added, old, new);
     }
 
+    let mut vms_on: BTreeMap<&str, u32> = BTreeMap::new();
+    for host in listing.vms.iter().filter_map(|v| v.host.as_deref()) {
+        let count = vms_on.entry(host).or_default();
+        *count = count.saturating_add(1);
+    }
     let mut host_of: BTreeMap<&str, (HostId, String)> = BTreeMap::new();
     for native in &listing.hosts {
         let old = known
@@ -74,7 +79,6 @@ pub(crate) fn plan(
             .find(|h| h.hypervisor.as_ref().is_some_and(|f| f.external.native_id == native.native_id));
         let id = old.map_or_else(|| HostId::from_uuid(ids.uuid()), |h| h.id);
         let cluster = native.cluster.as_deref().and_then(|c| cluster_of.get(c));
-        let running = listing.vms.iter().filter(|v| v.host.as_deref() == Some(native.native_id.as_str())).count();
         let new = Host {
             id,
             name: Name::lossy(&native.name, "host"),
@@ -85,7 +89,7 @@ pub(crate) fn plan(
                 external: external(ExternalKind::Host, &native.native_id, ""),
                 present: true,
                 missed: 0,
-                vm_count: u32::try_from(running).unwrap_or(u32::MAX),
+                vm_count: vms_on.get(native.native_id.as_str()).copied().unwrap_or(0),
             }),
             managed: old.and_then(|h| h.managed.clone()),
             created: old.map_or(now, |h| h.created),
@@ -114,11 +118,8 @@ pub(crate) fn plan(
         note(&mut plan.datastores, &mut plan.added, old, new);
     }
 
-    let by_key: BTreeMap<(&str, &str), &Stored<VirtualMachine>> = known
-        .vms
-        .iter()
-        .map(|v| ((v.external.native_id.as_str(), v.external.incarnation.as_str()), v))
-        .collect();
+    let by_key: BTreeMap<(&str, &str), &Stored<VirtualMachine>> =
+        known.vms.iter().map(|v| ((v.external.native_id.as_str(), v.external.incarnation.as_str()), v)).collect();
     for native in &listing.vms {
         let old = by_key.get(&(native.native_id.as_str(), native.incarnation.as_str())).copied();
         let host = native.host.as_deref().and_then(|h| host_of.get(h));
@@ -182,6 +183,7 @@ fn absent(platform: &Platform, listing: &Listing, known: &Known, plan: &mut Plan
             if let Some(facet) = &mut new.value.hypervisor
                 && miss(&mut facet.missed, &mut facet.present, &mut plan.gone)
             {
+                facet.vm_count = if facet.present { facet.vm_count } else { 0 };
                 plan.hosts.push(new);
             }
         }
@@ -260,12 +262,14 @@ fn disks(
 
 /// The machine's network cards, under the ids that they had.
 fn nics(native: &NativeVm, old: Option<&Stored<VirtualMachine>>, ids: &dyn IdSource) -> Vec<Nic> {
-    let known = old.map(|v| v.observed.nics.as_slice()).unwrap_or_default();
+    let mut known: Vec<&Nic> = old.map(|v| v.observed.nics.iter().collect()).unwrap_or_default();
+    // Each known card is found once: cards of one name keep their ids by their order.
+    let mut find = |name: &str| known.iter().position(|k| k.name == name).map(|at| known.remove(at).id);
     native
         .nics
         .iter()
         .map(|n| Nic {
-            id: known.iter().find(|k| k.name == n.name).map_or_else(|| NicId::from_uuid(ids.uuid()), |k| k.id),
+            id: find(&n.name).unwrap_or_else(|| NicId::from_uuid(ids.uuid())),
             name: n.name.clone(),
             mac: n.mac.clone(),
             network: None,

@@ -5,7 +5,7 @@ use portolan_driver::{Hypervisor, Hypervisors};
 use portolan_model::backup::{Origin, OriginKind};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
-use portolan_storage::{Conflict, ListOf, Query, Record, Storage, StorageExt, Stored, StoreError, UnitOfWork};
+use portolan_storage::{Conflict, ListOf, Query, Record, Storage, StorageExt, StoreError, Stored, UnitOfWork};
 use portolan_tasks::{Limit, NewTask, TaskLinks};
 use std::sync::Arc;
 

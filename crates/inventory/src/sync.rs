@@ -3,10 +3,11 @@
 use crate::error::InventoryError;
 use crate::plan::{Known, Plan, plan};
 use crate::service::Inventory;
+use crate::tidy::tidy;
 use portolan_driver::Inventory as Listing;
 use portolan_model::query::Filter;
 use portolan_model::*;
-use portolan_storage::{Query, Record, Require, StorageExt, Stored, StoreError, UnitOfWork};
+use portolan_storage::{Conflict, Query, Record, Require, StorageExt, StoreError, Stored, UnitOfWork};
 use portolan_tasks::Held;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -55,6 +56,7 @@ impl Inventory {
                 return Err(e.into());
             }
         };
+        let listing = tidy(listing);
         let mut report = self.write_listing(&platform, &listing, held).await?;
         let now = self.clock.now();
         self.storage
@@ -91,9 +93,12 @@ impl Inventory {
                     report.written += written;
                     return Ok(report);
                 }
-                // Somebody changed a machine between the read and the write. Units that went through before the
-                // conflict are read back as they are; an absence that was not written is counted anew.
-                Err((done, e)) if e.is_version_conflict() && round < ROUNDS => {
+                // Somebody changed a machine, or another sync made one, between the read and the write. Units that
+                // went through before the conflict are read back as they are; an absence that was not written is
+                // counted anew.
+                Err((done, StoreError::Conflict(Conflict::Version { .. } | Conflict::Taken { .. })))
+                    if round < ROUNDS =>
+                {
                     report.written += done.len() as u64;
                     counted = before.union(&done).copied().collect();
                 }

@@ -62,8 +62,7 @@ impl PortolanBuilder {
         let hypervisors = Arc::new(Hypervisors::default());
         let repositories = Arc::new(Repositories::default());
         let storage = self.storage;
-        let access =
-            Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
+        let access = Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
         let inventory =
             Inventory::new(Arc::clone(&storage), Arc::clone(&hypervisors), Arc::clone(&clock), Arc::clone(&ids));
         let protect = Protect::new(

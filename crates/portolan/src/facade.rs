@@ -100,14 +100,19 @@ impl Portolan {
         let ids = self.inventory.request_sync(caller, &platforms).await.map_err(as_protect)?;
         let mut tasks = Vec::new();
         for id in ids {
-            // Sync tasks belong to no tenant; who may ask for one may see it.
-            tasks.push(self.protect.task(&Caller { scope: Scope::All, ..caller.clone() }, id).await?);
+            // Sync tasks belong to no tenant; who may ask for one may see it. It may be one that somebody else asked
+            // for, though, and who that was is no tenant's to know.
+            let mut task = self.protect.task(&Caller { scope: Scope::All, ..caller.clone() }, id).await?;
+            if caller.scope != Scope::All {
+                task.new.origin = portolan_protect::origin_of(caller);
+            }
+            tasks.push(task);
         }
         Ok(tasks)
     }
 }
 
-fn as_protect(e: InventoryError) -> ProtectError {
+pub(crate) fn as_protect(e: InventoryError) -> ProtectError {
     match e {
         InventoryError::Denied(d) => ProtectError::Denied(d),
         InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },

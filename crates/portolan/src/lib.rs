@@ -12,10 +12,15 @@
 //! through it.
 
 mod builder;
+mod chains;
 mod facade;
+mod overview;
+mod restores;
 
 pub use builder::{BuildError, PortolanBuilder};
+pub use chains::ChainView;
 pub use facade::Portolan;
+pub use overview::{BackupFigures, Protection};
 
 /// Accounts, sessions, keys.
 pub use portolan_access as access;

@@ -9,22 +9,7 @@ use portolan::protect::{DiskTarget, ExportRequest, ProtectError, RestoreRequest}
 use portolan::repository::{BackupRepository, PointFilter, VerifyDepth};
 use portolan::tasks::Task;
 use portolan_testkit::fake_hypervisor::Call;
-use world::{World, content, me, request};
-
-fn restore_of(point: RecoveryPointId, name: &str) -> RestoreRequest {
-    RestoreRequest {
-        point,
-        destination: None,
-        platform: None,
-        host: None,
-        cluster: None,
-        datastore: None,
-        name: Some(Name::new(name).unwrap()),
-        overwrite: false,
-        disks: Vec::new(),
-        priority: 50,
-    }
-}
+use world::{World, content, me, request, restore_of};
 
 fn kinds(tasks: &[Task]) -> Vec<&str> {
     let mut kinds: Vec<&str> = tasks.iter().map(|t| t.new.kind.as_str()).collect();

@@ -26,7 +26,7 @@ pub struct NewDestination {
 
 impl Protect {
     /// Registers a destination with its opened repository, or finds the one of that name and gives it the
-    /// repository. Fails when the name belongs to a destination of another place.
+    /// repository. Fails when the name belongs to a destination of another kind.
     pub async fn register_destination(
         &self,
         caller: &Caller,

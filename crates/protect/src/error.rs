@@ -27,6 +27,9 @@ pub enum ProtectError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Not yet: what it waits for is on its way.
+    #[error("{0}")]
+    Later(String),
     /// The platform said no.
     #[error("{0}")]
     Driver(#[from] DriverError),
@@ -46,7 +49,9 @@ impl From<StoreError> for ProtectError {
         match e {
             StoreError::NotFound { kind, id } => Self::NotFound { kind: kind.table(), id },
             StoreError::UnknownField { kind, field } => Self::Invalid(format!("{kind} has no field '{field}'")),
-            StoreError::Conflict(c @ (Conflict::Taken { .. } | Conflict::InUse { .. })) => Self::Conflict(c.to_string()),
+            StoreError::Conflict(c @ (Conflict::Taken { .. } | Conflict::InUse { .. })) => {
+                Self::Conflict(c.to_string())
+            }
             StoreError::Tasks(e) => e.into(),
             other => Self::Store(other),
         }

@@ -8,11 +8,15 @@ use portolan_model::*;
 use portolan_storage::{Kind, Query, StorageExt, UnitOfWork};
 use portolan_tasks::{NewTask, Task, TaskLinks, TaskQuery};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most machines of one request: it is written in one transaction.
+const MOST_VMS: usize = 1000;
 
 /// Machines to back up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportRequest {
-    /// The machines: one backup each.
+    /// The machines, 1000 at the most: one backup each, also when a machine is named twice.
     pub vms: Vec<VmId>,
     /// What is wanted. An increment without a base becomes a full backup, and says so.
     pub backup_type: BackupType,
@@ -20,7 +24,7 @@ pub struct ExportRequest {
     pub destination: Option<BackupDestinationId>,
     /// 0 to 100.
     pub priority: i16,
-    /// Not started before; nothing for now.
+    /// Not started before; nothing, or a time that has passed, for now.
     pub window_start: Option<Timestamp>,
     /// Fails when not started by then; nothing for five hours after the start.
     pub window_end: Option<Timestamp>,
@@ -50,6 +54,9 @@ impl Protect {
         if request.vms.is_empty() {
             return Err(ProtectError::Invalid("no virtual machine was named".into()));
         }
+        if request.vms.len() > MOST_VMS {
+            return Err(ProtectError::Invalid(format!("a request must not name more than {MOST_VMS} machines")));
+        }
         if !(0..=100).contains(&request.priority) {
             return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
         }
@@ -57,17 +64,19 @@ impl Protect {
             return Err(ProtectError::Invalid("the retry count must lie between 0 and 100".into()));
         }
         let now = self.clock.now();
-        let run_at = request.window_start.unwrap_or(now);
-        let start_by = request.window_end.unwrap_or(run_at.max(now) + EXPORT_WINDOW);
+        // A start in the past is now: tasks are ranked by their due time, and nobody shall jump the queue by it.
+        let run_at = request.window_start.map_or(now, |start| start.max(now));
+        let start_by = request.window_end.unwrap_or(run_at + EXPORT_WINDOW);
         if start_by <= run_at {
-            return Err(ProtectError::Invalid("the window ends before it starts".into()));
+            let ended = request.window_start.is_some_and(|start| start < start_by);
+            let text = if ended { "the window has ended" } else { "the window ends before it starts" };
+            return Err(ProtectError::Invalid(text.into()));
         }
         let destination = self.destination_for(caller, request.destination).await?;
 
         let mut unit = UnitOfWork::new();
         let mut tasks = Vec::new();
-        for id in &request.vms {
-            let vm = self.vm(caller.scope, *id).await?;
+        for vm in self.vms_of(caller.scope, &request.vms).await? {
             if !vm.observed.present {
                 return Err(ProtectError::Conflict(format!(
                     "the virtual machine '{}' is no longer present on its platform",
@@ -87,6 +96,19 @@ impl Protect {
         }
         self.storage.apply(now, caller.scope, unit).await?;
         self.tasks_of(caller.scope, &tasks).await
+    }
+
+    /// The machines of these ids, in that order, each once.
+    async fn vms_of(&self, scope: Scope, ids: &[VmId]) -> Result<Vec<VirtualMachine>, ProtectError> {
+        let mut found = BTreeMap::new();
+        for some in ids.chunks(500) {
+            for vm in self.storage.find_all::<VirtualMachine>(scope, some).await? {
+                found.insert(vm.id, vm.value);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        let once = ids.iter().filter(|id| seen.insert(**id));
+        once.map(|id| found.remove(id).ok_or_else(|| ProtectError::not_found(Kind::Vm, id.uuid()))).collect()
     }
 
     /// The destination that was named, else the default one.
@@ -160,7 +182,13 @@ impl Protect {
     }
 
     /// The EXPORT link, with what cleans up when the chain fails at it.
-    fn export_link(&self, vm: &VirtualMachine, point: &RecoveryPoint, copy: &BackupCopy, wanted: BackupType) -> NewTask {
+    fn export_link(
+        &self,
+        vm: &VirtualMachine,
+        point: &RecoveryPoint,
+        copy: &BackupCopy,
+        wanted: BackupType,
+    ) -> NewTask {
         let links = TaskLinks {
             vm: Some(vm.id),
             vm_name: point.vm_name.clone(),
@@ -183,7 +211,7 @@ impl Protect {
         let payload = serde_json::to_value(payload).unwrap_or_default();
         NewTask {
             payload: payload.clone(),
-            on_failure: Some(Box::new(self.backup_cleanup(point.chain, point.tenant, copy.destination, payload))),
+            on_failure: Some(Box::new(self.backup_cleanup(point.chain, point.tenant, payload))),
             origin: point.origin.clone(),
             ..self.link(task_kind::EXPORT, point.chain, point.tenant, links)
         }
@@ -191,13 +219,14 @@ impl Protect {
 
     /// The tasks of these ids, in that order.
     pub(crate) async fn tasks_of(&self, scope: Scope, ids: &[TaskId]) -> Result<Vec<Task>, ProtectError> {
-        let filter = Filter::any("id", ids.iter().map(|id| id.uuid()));
-        let mut page = self.storage.query(scope, &TaskQuery { filter, ..TaskQuery::default() }).await?;
-        page.tasks.sort_by_key(|t| ids.iter().position(|id| *id == t.new.id));
-        match ids.iter().find(|id| !page.tasks.iter().any(|t| t.new.id == **id)) {
-            Some(missing) => Err(ProtectError::NotFound { kind: "task", id: missing.uuid() }),
-            None => Ok(page.tasks),
+        let mut found = BTreeMap::new();
+        for some in ids.chunks(500) {
+            let filter = Filter::any("id", some.iter().map(|id| id.uuid()));
+            let page = self.storage.query(scope, &TaskQuery { filter, ..TaskQuery::default() }).await?;
+            found.extend(page.tasks.into_iter().map(|t| (t.new.id, t)));
         }
+        let missing = |id: &TaskId| ProtectError::NotFound { kind: "task", id: id.uuid() };
+        ids.iter().map(|id| found.remove(id).ok_or_else(|| missing(id))).collect()
     }
 
     /// Fails unless the point is there for the caller.

@@ -1,10 +1,11 @@
 //! What the handlers share.
 
+use crate::cleanup::{BackupCleanupHandler, RestoreCleanupHandler};
 use crate::error::ProtectError;
 use crate::export_task::ExportHandler;
-use crate::restore_task::{ImportHandler, RestoreCleanupHandler, RestoreHandler};
+use crate::restore_task::{ImportHandler, RestoreHandler};
 use crate::service::Protect;
-use crate::store_task::{BackupCleanupHandler, StoreHandler};
+use crate::store_task::StoreHandler;
 use crate::verify::VerifyHandler;
 use portolan_block::BlockError;
 use portolan_driver::DriverError;
@@ -43,16 +44,18 @@ pub(crate) struct DiskProgress<'a> {
 }
 
 impl<'a> DiskProgress<'a> {
-    /// Progress of one disk of several: `before` bytes of `total` are done already.
+    /// Progress of one disk of several: `before` bytes of `total` are done already. A `total` of zero is for work
+    /// that knows its own.
     pub(crate) fn new(ctx: &'a TaskContext, before: u64, total: u64, message: String) -> Self {
         Self { ctx, before, total, message }
     }
 }
 
 impl Observer for DiskProgress<'_> {
-    fn progress(&self, done: u64, _total: u64) {
+    fn progress(&self, done: u64, total: u64) {
         let clamp = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.ctx.progress(clamp(self.before.saturating_add(done)), clamp(self.total), &self.message);
+        let total = if self.total == 0 { total } else { self.total };
+        self.ctx.progress(clamp(self.before.saturating_add(done)), clamp(total), &self.message);
     }
 
     fn cancelled(&self) -> bool {
@@ -60,30 +63,56 @@ impl Observer for DiskProgress<'_> {
     }
 }
 
-/// What an error means for the task: stop silently, try again, or fail with a text for people.
-pub(crate) fn failure(ctx: &TaskContext, error: ProtectError) -> TaskFailure {
-    let lost = matches!(
-        &error,
+/// Waits for `work`, or drops it when the handler should stop: a platform that hangs must not keep a task that
+/// somebody cancelled. Only for work that may be cut off anywhere, as by a crash.
+pub(crate) async fn unless_stopped<T>(
+    ctx: &TaskContext,
+    work: impl Future<Output = Result<T, ProtectError>>,
+) -> Result<T, ProtectError> {
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = ctx.cancel_token().cancelled() => Err(ProtectError::Repository(RepoError::Cancelled)),
+    }
+}
+
+/// Whether the error says that another worker has taken over, or that the task has ended.
+pub(crate) fn is_lost(error: &ProtectError) -> bool {
+    matches!(
+        error,
         ProtectError::Store(StoreError::Conflict(Conflict::TaskLost(_)))
             | ProtectError::Tasks(TaskError::Lost(_))
             | ProtectError::Repository(RepoError::Fenced)
             | ProtectError::Driver(DriverError::Fenced)
-    );
-    if lost {
+    )
+}
+
+/// Whether the same link may succeed later without anybody changing anything.
+pub(crate) fn is_transient(error: &ProtectError) -> bool {
+    match error {
+        ProtectError::Driver(e) => e.is_transient(),
+        ProtectError::Repository(RepoError::Store { .. }) => true,
+        ProtectError::Store(_) | ProtectError::Tasks(_) | ProtectError::Later(_) => true,
+        _ => false,
+    }
+}
+
+/// What an error means for the task: stop silently, try again, or fail with a text for people.
+pub(crate) fn failure(ctx: &TaskContext, error: ProtectError) -> TaskFailure {
+    if is_lost(&error) {
         return TaskFailure::lost();
     }
     if ctx.stop_reason().is_some() {
         return TaskFailure::cancelled();
     }
-    let transient = match &error {
-        ProtectError::Driver(e) => e.is_transient(),
-        ProtectError::Repository(RepoError::Store { .. }) => true,
-        ProtectError::Store(_) | ProtectError::Tasks(_) => true,
-        _ => false,
-    };
+    let transient = is_transient(&error);
     tracing::warn!(task.id = %ctx.held().id, transient, error = &error as &dyn Error, "a link failed");
     let text = describe(&error);
-    if transient { TaskFailure::transient(text) } else { TaskFailure::fatal(text) }
+    let retry_after = match error {
+        ProtectError::Driver(DriverError::Unreachable { retry_after, .. }) => retry_after,
+        _ => None,
+    };
+    if transient { TaskFailure { retry_after, ..TaskFailure::transient(text) } } else { TaskFailure::fatal(text) }
 }
 
 /// The error as people should read it: what went wrong with the disk or the platform, without internals of stores.
@@ -91,6 +120,9 @@ fn describe(error: &ProtectError) -> String {
     match error {
         ProtectError::Repository(RepoError::Source { disk, source }) => {
             format!("the disk '{disk}' cannot be read: {}", block_text(source))
+        }
+        ProtectError::Repository(RepoError::Sink { source }) => {
+            format!("the target disk cannot be written: {}", block_text(source))
         }
         ProtectError::Driver(DriverError::Block(source)) => format!("a disk failed: {}", block_text(source)),
         other => other.to_string(),

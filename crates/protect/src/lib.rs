@@ -4,6 +4,7 @@
 //! commits the session. A restore is a chain too: RESTORE writes the disks where the platform does not see them
 //! yet, IMPORT makes the machine visible. Each link's domain write carries the end of its task, under its fence.
 
+mod cleanup;
 mod destinations;
 mod error;
 mod export;
@@ -25,5 +26,5 @@ pub use handlers::handlers;
 pub use points::{PointQuery, PointView};
 pub use repositories::Repositories;
 pub use restore::{DiskTarget, RestoreRequest};
-pub use service::Protect;
+pub use service::{Protect, origin_of};
 pub use tasks::{CancelOutcome, TaskList};

@@ -31,7 +31,11 @@ pub struct PointView {
 
 impl Protect {
     /// Backups that the caller may see, and how many match in all where asked for.
-    pub async fn points(&self, caller: &Caller, query: PointQuery) -> Result<(Vec<PointView>, Option<u64>), ProtectError> {
+    pub async fn points(
+        &self,
+        caller: &Caller,
+        query: PointQuery,
+    ) -> Result<(Vec<PointView>, Option<u64>), ProtectError> {
         caller.require(Privilege::BackupRead)?;
         let query = Query { filter: query.filter, sort: query.sort, page: query.page, count: query.count };
         let page = self.storage.list_of::<RecoveryPoint>(caller.scope, query).await?;
@@ -62,6 +66,9 @@ impl Protect {
         caller.require(Privilege::BackupWrite)?;
         if text.chars().count() > 4096 {
             return Err(ProtectError::Invalid("a description must not be longer than 4096 characters".into()));
+        }
+        if text.contains('\0') {
+            return Err(ProtectError::Invalid("a description must not contain the character NUL".into()));
         }
         self.storage
             .change::<RecoveryPoint, _>(self.clock.now(), caller.scope, id, |p| {

@@ -36,7 +36,7 @@ pub struct RestoreRequest {
 }
 
 /// What happens to one disk of a restore.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DiskTarget {
     /// Its name in the recovery point.
     pub name: String,
@@ -44,6 +44,19 @@ pub struct DiskTarget {
     pub datastore: Option<String>,
     /// Left out: the machine is made without it.
     pub excluded: bool,
+}
+
+/// A disk to make.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RestoreDisk {
+    /// Its name in the recovery point, and on the platform.
+    pub(crate) name: String,
+    /// Virtual size in bytes.
+    pub(crate) size_bytes: u64,
+    /// The platform's own id of the datastore.
+    pub(crate) datastore: Option<String>,
+    /// It was left out of the backup: it is made anew.
+    pub(crate) empty: bool,
 }
 
 /// What the links of a restore chain know.
@@ -58,7 +71,11 @@ pub(crate) struct RestorePayload {
     pub(crate) datastore: Option<String>,
     pub(crate) name: String,
     pub(crate) overwrite: bool,
-    pub(crate) disks: Vec<DiskTarget>,
+    /// Whose machines may be replaced.
+    pub(crate) scope: Scope,
+    /// The disks to make. Decided once, so that every link, and the clean-up, asks the platform for the same.
+    pub(crate) disks: Vec<RestoreDisk>,
+    /// When the RESTORE ended; nothing before.
     #[serde(default)]
     pub(crate) ready: Option<Timestamp>,
 }
@@ -71,7 +88,7 @@ impl Protect {
             return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
         }
         let point = self.point_row(caller.scope, request.point).await?;
-        if !matches!(point.status, BackupStatus::Success | BackupStatus::PartialSuccess) {
+        if !point.status.is_restorable() {
             return Err(ProtectError::Conflict(format!(
                 "the backup '{}' cannot be restored: it is in state {}",
                 point.name,
@@ -90,15 +107,22 @@ impl Protect {
             }
             None => None,
         };
-        for target in &request.disks {
+        for (i, target) in request.disks.iter().enumerate() {
             if !point.disks.iter().any(|d| d.name == target.name) {
                 return Err(ProtectError::Invalid(format!("the backup has no disk '{}'", target.name)));
             }
+            if request.disks.iter().take(i).any(|other| other.name == target.name) {
+                return Err(ProtectError::Invalid(format!("the disk '{}' is named twice", target.name)));
+            }
         }
         self.check_datastores(caller, &platform, &request).await?;
+        let name = request.name.as_ref().map_or_else(|| point.vm_name.clone(), |n| n.to_string());
+        if request.overwrite {
+            self.check_overwrite(caller.scope, platform.id, &name).await?;
+        }
+        let disks = self.restore_disks(&point, &platform, &request).await?;
 
         let now = self.clock.now();
-        let name = request.name.as_ref().map_or_else(|| point.vm_name.clone(), |n| n.to_string());
         let job = RestoreJob {
             id: RestoreJobId::from_uuid(self.ids.uuid()),
             point: point.id,
@@ -127,7 +151,8 @@ impl Protect {
             datastore: request.datastore.clone(),
             name,
             overwrite: request.overwrite,
-            disks: request.disks.clone(),
+            scope: caller.scope,
+            disks,
             ready: None,
         };
         let links = TaskLinks {
@@ -147,7 +172,7 @@ impl Protect {
             priority: request.priority,
             start_by: Some(now + EXPORT_WINDOW),
             payload: payload.clone(),
-            on_failure: Some(Box::new(self.restore_cleanup(job.chain, job.tenant, platform.id, payload))),
+            on_failure: Some(Box::new(self.restore_cleanup(job.chain, job.tenant, payload))),
             origin: origin_of(caller),
             ..self.link(task_kind::RESTORE, job.chain, job.tenant, links)
         };
@@ -160,6 +185,52 @@ impl Protect {
         }
     }
 
+    /// The disks to make, each on the datastore that the request names for it, else on the one it was on where the
+    /// machine goes back to its platform and that still has it; else the driver chooses.
+    async fn restore_disks(
+        &self,
+        point: &RecoveryPoint,
+        platform: &Platform,
+        request: &RestoreRequest,
+    ) -> Result<Vec<RestoreDisk>, ProtectError> {
+        let back = platform.id == point.platform && request.host.is_none() && request.cluster.is_none();
+        let ids: Vec<DatastoreId> = point.disks.iter().filter_map(|d| d.datastore).filter(|_| back).collect();
+        let stores = self.storage.find_all::<Datastore>(Scope::All, &ids).await?;
+        let there = |id: DatastoreId| stores.iter().find(|s| s.id == id && s.present);
+        let disks = point.disks.iter().filter_map(|disk| {
+            let target = request.disks.iter().find(|t| t.name == disk.name);
+            if target.is_some_and(|t| t.excluded) {
+                return None;
+            }
+            let original = || disk.datastore.and_then(there).map(|s| s.external.native_id.clone());
+            let named = target.and_then(|t| t.datastore.clone()).or_else(|| request.datastore.clone());
+            Some(RestoreDisk {
+                name: disk.name.clone(),
+                size_bytes: disk.size_bytes,
+                datastore: named.or_else(original),
+                empty: disk.excluded,
+            })
+        });
+        Ok(disks.collect())
+    }
+
+    /// A restore replaces machines of its own scope only: another tenant's machine of that name stands against it,
+    /// as any machine does where nothing may be replaced.
+    pub(crate) async fn check_overwrite(
+        &self,
+        scope: Scope,
+        platform: PlatformId,
+        name: &str,
+    ) -> Result<(), ProtectError> {
+        let filter =
+            Filter::eq("platform", platform.uuid()).and(Filter::eq("present", true)).and(Filter::eq("name", name));
+        let there = self.storage.list_of::<VirtualMachine>(Scope::All, Query::matching(filter)).await?;
+        if there.items.iter().all(|vm| scope.can_write(vm.settings.tenant)) {
+            return Ok(());
+        }
+        Err(ProtectError::Conflict(format!("a machine '{name}' is there already")))
+    }
+
     /// The copy that was named, else any that is present.
     pub(crate) async fn readable_copy(
         &self,
@@ -167,8 +238,7 @@ impl Protect {
         point: &RecoveryPoint,
         destination: Option<BackupDestinationId>,
     ) -> Result<BackupCopy, ProtectError> {
-        let mut filter =
-            Filter::eq("point", point.id.uuid()).and(Filter::eq("status", CopyStatus::Present.name()));
+        let mut filter = Filter::eq("point", point.id.uuid()).and(Filter::eq("status", CopyStatus::Present.name()));
         if let Some(destination) = destination {
             filter = filter.and(Filter::eq("destination", destination.uuid()));
         }

@@ -84,7 +84,7 @@ impl Protect {
 }
 
 /// The caller as what asked for a task.
-pub(crate) fn origin_of(caller: &Caller) -> Origin {
+pub fn origin_of(caller: &Caller) -> Origin {
     let kind = if caller.account.is_some() { OriginKind::User } else { OriginKind::SystemSchedule };
     Origin { kind, id: caller.account.map(AccountId::uuid), name: caller.login.clone() }
 }

@@ -38,16 +38,19 @@ impl Protect {
         Ok(TaskList { tasks: page.tasks, total: page.total })
     }
 
-    /// One task.
+    /// One task, unless it cleans up behind the scenes.
     pub async fn task(&self, caller: &Caller, id: TaskId) -> Result<Task, ProtectError> {
         caller.require(Privilege::BackupRead)?;
-        let mut tasks = self.tasks_of(caller.scope, &[id]).await?;
-        tasks.pop().ok_or(ProtectError::NotFound { kind: "task", id: id.uuid() })
+        let found = self.tasks_of(caller.scope, &[id]).await?.pop();
+        let shown = found.filter(|t| !task_kind::INTERNAL.contains(&t.new.kind.as_str()));
+        shown.ok_or(ProtectError::NotFound { kind: "task", id: id.uuid() })
     }
 
     /// Cancels a task that waits, and asks a running one to stop.
     pub async fn cancel_task(&self, caller: &Caller, id: TaskId, reason: &str) -> Result<CancelOutcome, ProtectError> {
         caller.require(Privilege::TaskWrite)?;
+        // What cleans up is nobody's to stop.
+        self.task(caller, id).await?;
         Ok(match self.storage.cancel(self.clock.now(), caller.scope, id, reason).await? {
             CancelReply::Cancelled => CancelOutcome::Done,
             CancelReply::Requested => CancelOutcome::Requested,
@@ -92,7 +95,8 @@ impl Protect {
             }
             let query = TaskQuery { filter, page: Page::first(BULK), ..TaskQuery::default() };
             let page = self.storage.query(caller.scope, &query).await?;
-            let fresh: Vec<TaskId> = page.tasks.iter().map(|t| t.new.id).filter(|id| Some(id.uuid()) != after).collect();
+            let fresh: Vec<TaskId> =
+                page.tasks.iter().map(|t| t.new.id).filter(|id| Some(id.uuid()) != after).collect();
             let Some(last) = fresh.last() else { return Ok(done) };
             after = Some(last.uuid());
             for id in fresh {

@@ -4,7 +4,6 @@ use crate::error::ProtectError;
 use crate::handlers::{DiskProgress, failure, payload};
 use crate::service::{Protect, origin_of};
 use async_trait::async_trait;
-use portolan_model::backup::BackupStatus;
 use portolan_model::describe::Describe;
 use portolan_model::*;
 use portolan_repository::{Damage, VerifyDepth, VerifyScope};
@@ -14,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 /// How many damaged places a task names; the rest is a number.
 const NAMED: usize = 20;
+
+/// How the warning of a damaged backup begins, and the error of the task that found it.
+pub(crate) const DAMAGED: &str = "the backup is damaged: ";
 
 pub(crate) struct VerifyHandler(pub(crate) Protect);
 
@@ -46,7 +48,7 @@ impl Protect {
     ) -> Result<Task, ProtectError> {
         caller.require(Privilege::BackupWrite)?;
         let point = self.point_row(caller.scope, point).await?;
-        if !matches!(point.status, BackupStatus::Success | BackupStatus::PartialSuccess) {
+        if !point.status.is_restorable() {
             return Err(ProtectError::Conflict(format!(
                 "the backup '{}' cannot be verified: it is in state {}",
                 point.name,
@@ -67,7 +69,7 @@ impl Protect {
         let link = self.link(task_kind::VERIFY, chain, point.tenant, links);
         let task = NewTask {
             payload: serde_json::to_value(payload).unwrap_or_default(),
-            unique_key: Some(format!("verify:{}:{}", point.id, copy.destination)),
+            unique_key: Some(format!("verify:{}:{}:{depth:?}", point.id, copy.destination)),
             // Reading a backup does not keep its machine from the next one.
             limits: link.limits.iter().filter(|l| !l.key.starts_with("vm:")).cloned().collect(),
             origin: origin_of(caller),
@@ -93,18 +95,34 @@ impl Protect {
         };
         self.storage
             .change::<RecoveryPoint, _>(now, Scope::All, job.point, |p| {
-                match &damage {
-                    None => p.last_verified = Some(now),
-                    Some(text) if !p.warnings.contains(text) => {
-                        p.warnings.push(text.clone());
-                        p.warnings_acknowledged = false;
-                    }
-                    Some(_) => {}
-                }
+                note_finding(p, job.depth, damage.as_deref(), now);
                 Some(UnitOfWork::new().finish(Finish { held: ctx.held(), outcome: outcome.clone(), next: Vec::new() }))
             })
             .await?;
         Ok(Done::Settled)
+    }
+}
+
+/// What a check says of the backup. Damage takes the claim back that it was verified; only a check of every byte
+/// makes that claim, and only the deepest takes a warning of damage back.
+fn note_finding(point: &mut RecoveryPoint, depth: VerifyDepth, damage: Option<&str>, now: Timestamp) {
+    match damage {
+        None => {
+            if depth >= VerifyDepth::Pack {
+                point.last_verified = Some(now);
+            }
+            if depth == VerifyDepth::Data {
+                point.warnings.retain(|w| !w.starts_with(DAMAGED));
+            }
+        }
+        Some(text) => {
+            point.last_verified = None;
+            if !point.warnings.iter().any(|w| w == text) {
+                point.warnings.retain(|w| !w.starts_with(DAMAGED));
+                point.warnings.push(text.to_owned());
+                point.warnings_acknowledged = false;
+            }
+        }
     }
 }
 
@@ -128,5 +146,5 @@ fn describe_damage(damage: &[Damage]) -> Option<String> {
     if damage.len() > NAMED {
         lines.push(format!("and {} more", damage.len() - NAMED));
     }
-    Some(format!("the backup is damaged: {}", lines.join("; ")))
+    Some(format!("{DAMAGED}{}", lines.join("; ")))
 }

@@ -6,7 +6,8 @@ use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// What every command says at the end of its help about exit codes.
-const EXIT: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed.";
+const EXIT: &str =
+    "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed.";
 
 /// A control plane for virtual infrastructure.
 ///
@@ -135,7 +136,7 @@ pub struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub enum RepoCommand {
     /// List the recovery points.
-    #[command(after_help = "Example:\n  portolan repo list --repository /srv/backup --recovery-key-file recovery-key-local.txt")]
+    #[command(after_help = "Example:\n  portolan repo list --repository /srv/backup --recovery-key-file key.txt")]
     List {
         /// The repository.
         #[command(flatten)]
@@ -172,7 +173,7 @@ pub enum RepoCommand {
     /// Write the disks of a recovery point as sparse raw images.
     #[command(after_help = concat!(
         "Examples:\n",
-        "  portolan repo restore 0193… --disk root --output root.raw --repository /srv/backup --recovery-key-file key.txt\n",
+        "  portolan repo restore 0193… --output root.raw --repository /srv/backup --recovery-key-file key.txt\n",
         "  portolan repo restore 0193… --output-dir ./web01 --data-dir /var/lib/portolan"
     ))]
     Restore {
@@ -199,7 +200,7 @@ pub enum RepoCommand {
 /// Where a repository is, and what opens it.
 #[derive(Debug, Clone, Args)]
 pub struct RepoArgs {
-    /// The repository's directory; with --data-dir, `repository` in there.
+    /// The repository's directory; with --data-dir, that server's default one without it.
     #[arg(long, short, value_name = "DIR")]
     pub repository: Option<PathBuf>,
     /// A file with the recovery key.

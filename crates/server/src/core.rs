@@ -41,7 +41,8 @@ impl Core {
             Some(path) => KeyFile::new(path),
             None => KeyFile::new(data.join("keys").join("master.key")),
         };
-        let key = key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL));
+        let key =
+            key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL));
         let vault = unlock(&*storage, &key, &*clock, &*ids).await.map_err(locked)?;
         let lifetime = Lifetime { idle: config.session_idle, absolute: Some(config.session_absolute) };
         let mut access = AccessOptions::default();

@@ -8,12 +8,13 @@ use crate::error::{Failure, OrFail};
 use crate::keyfile;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use portolan_model::{BackupDestinationId, Caller, Name, Scope, Secret};
+use portolan_model::query::Filter;
+use portolan_model::{BackupDestination, BackupDestinationId, Caller, Name, Scope, Secret};
 use portolan_protect::NewDestination;
 use portolan_repository::{
     BackupRepository, LocalObjects, RecoveryKey, RepoError, Repository, RepositoryEnv, RepositoryKey,
 };
-use portolan_storage::{Conflict, Setting, Storage, StorageExt, StateStore, StoreError, UnitOfWork};
+use portolan_storage::{Conflict, Setting, StateStore, Storage, StorageExt, StoreError, UnitOfWork};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,6 +108,30 @@ pub async fn open(core: &Core, data: &DataDir, plan: &DestinationConfig) -> Resu
     let registered = core.portolan.protect.register_destination(&Caller::system(), new, Arc::new(repository)).await;
     let destination = registered.or_fail(what)?;
     Ok(Opened { id: destination.id, name: plan.name.clone(), recovery_file })
+}
+
+/// Takes the mark of the default from every other destination: one that is no longer configured must not keep it.
+/// Failing is logged; the next start tries again.
+pub async fn settle_default(core: &Core, name: &str) {
+    let settle = async {
+        let query = portolan_storage::Query::matching(Filter::eq("is_default", true));
+        for other in core.storage.list_of::<BackupDestination>(Scope::All, query).await?.items {
+            if !other.name.as_str().eq_ignore_ascii_case(name) {
+                let now = core.portolan.now();
+                let unmark = |d: &mut BackupDestination| {
+                    d.default.then(|| {
+                        d.default = false;
+                        UnitOfWork::new()
+                    })
+                };
+                core.storage.change::<BackupDestination, _>(now, Scope::All, other.id, unmark).await?;
+            }
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = settle.await {
+        tracing::warn!(error = %crate::error::OneLine(&error), "destinations could not be compared");
+    }
 }
 
 async fn open_or_make(
@@ -213,14 +238,6 @@ pub async fn load_key(core: &Core, id: BackupDestinationId) -> Result<Repository
 
 fn mark_name(name: &str) -> String {
     format!("destination:{}", name.to_lowercase())
-}
-
-/// The id of the destination of that name, where anything is noted of it.
-///
-/// # Errors
-/// When the database fails.
-pub async fn known(core: &Core, name: &str) -> Result<Option<BackupDestinationId>, Failure> {
-    Ok(find_mark(core, name).await.or_fail(|| "the database failed".into())?.map(|mark| mark.id))
 }
 
 async fn find_mark(core: &Core, name: &str) -> Result<Option<Mark>, StoreError> {

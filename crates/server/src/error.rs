@@ -79,7 +79,7 @@ impl Failure {
 
 /// An error and everything under it, outermost first.
 pub fn chain<'a>(error: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(error, |e| e.source())
+    std::iter::successors(error, |&e| e.source())
 }
 
 /// An error with its causes in one line, for the log.

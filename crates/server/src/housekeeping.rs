@@ -19,7 +19,7 @@ const FIGURES: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(30);
 
 /// The work, and what it needs to know.
-pub struct Housekeeping {
+pub(crate) struct Housekeeping {
     core: Core,
     node: NodeId,
     name: String,
@@ -29,14 +29,14 @@ pub struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// For the node of that id and name, which answers at `address` and stages in `staging`.
-    pub fn new(core: Core, config: &Config, node: NodeId, name: String, staging: &Path, address: Option<&str>) -> Self {
-        let address = address.unwrap_or_default().to_owned();
+    /// For the node of that id and name, which stages in `staging`.
+    pub(crate) fn new(core: Core, config: &Config, node: NodeId, name: String, staging: &Path) -> Self {
+        let address = config.vplus.addresses.first().map(|a| a.ip().to_string()).unwrap_or_default();
         Self { core, node, name, address, staging: staging.to_owned(), sync_interval: config.sync_interval }
     }
 
     /// Works until told to stop. A failure is logged and the work tried again at its next turn.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let later = |every: Duration| {
             let mut ticks = interval_at(Instant::now() + every, every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,7 +45,8 @@ impl Housekeeping {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut tidy, mut figures) = (later(TIDY), later(FIGURES));
-        let mut look = later(self.sync_interval.map_or(LOOK, |every| (every / 4).clamp(Duration::from_millis(100), LOOK)));
+        let mut look =
+            later(self.sync_interval.map_or(LOOK, |every| (every / 4).clamp(Duration::from_millis(100), LOOK)));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

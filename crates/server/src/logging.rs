@@ -23,10 +23,12 @@ impl FormatTime for Utc {
 ///
 /// # Errors
 /// When `RUST_LOG` cannot be read.
-pub fn start(level: &str, json: bool) -> Result<(), Failure> {
+pub(crate) fn start(level: &str, json: bool) -> Result<(), Failure> {
     let filter = match std::env::var("RUST_LOG").ok().filter(|v| !v.trim().is_empty()) {
         Some(text) => EnvFilter::try_new(&text).map_err(|e| {
-            Failure::usage(format!("RUST_LOG={text:?} cannot be read")).because(e).hint("RUST_LOG=info,portolan_tasks=debug")
+            Failure::usage(format!("RUST_LOG={text:?} cannot be read"))
+                .because(e)
+                .hint("RUST_LOG=info,portolan_tasks=debug")
         })?,
         // What the database's driver says at `info` and `debug` is every statement.
         None => EnvFilter::new(format!("{level},sqlx={quiet},sea_orm={quiet}", quiet = quiet(level))),

@@ -1,7 +1,7 @@
 //! The management listener: health, readiness, metrics, documents.
 
-use crate::metrics::{DestinationFigures, Metrics, PlatformFigures};
 use crate::core::Core;
+use crate::metrics::{DestinationFigures, Metrics, PlatformFigures};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -125,7 +125,12 @@ impl Metrics {
         registry.register("tasks_oldest_ready_seconds", "Waiting time of the oldest due task", m.oldest_ready.clone());
         registry.register_with_unit("destination_used", "Bytes that the store holds", bytes(), m.used.clone());
         registry.register_with_unit("destination_free", "Bytes left on its file system", bytes(), m.free.clone());
-        registry.register_with_unit("destination_logical", "Bytes that its backups stand for", bytes(), m.logical.clone());
+        registry.register_with_unit(
+            "destination_logical",
+            "Bytes that its backups stand for",
+            bytes(),
+            m.logical.clone(),
+        );
         registry.register("destination_open", "1 when this process has it open", m.open.clone());
         registry.register(
             "platform_last_sync_timestamp_seconds",
@@ -197,9 +202,10 @@ impl HttpMetrics for Metrics {
 
 /// Memory that the process holds, in bytes.
 pub fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 fn signed(n: u64) -> i64 {

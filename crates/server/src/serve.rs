@@ -37,11 +37,13 @@ pub async fn wait(mut server: Server, mut signals: Signals) -> Result<(), Failur
     let failed = loop {
         tokio::select! {
             what = server.failed() => break Some(what),
-            name = signals.stop() => {
-                tracing::info!(signal = name, "stopping; a second signal ends the process at once");
-                break None;
-            }
-            _ = signals.hang_up.recv() => reload(&server),
+            heard = signals.next() => match heard {
+                Heard::Stop(signal) => {
+                    tracing::info!(signal, "stopping; a second signal ends the process at once");
+                    break None;
+                }
+                Heard::Reload => reload(&server),
+            },
         }
     };
     notify(&[NotifyState::Stopping]);
@@ -56,6 +58,12 @@ pub async fn wait(mut server: Server, mut signals: Signals) -> Result<(), Failur
         None => Ok(()),
         Some(what) => Err(Failure::new(format!("{what} has ended by itself, and the server with it"))),
     }
+}
+
+/// What a signal wants.
+enum Heard {
+    Stop(&'static str),
+    Reload,
 }
 
 /// The signals that a server listens to.
@@ -81,9 +89,18 @@ impl Signals {
 
     /// Waits for a wish to stop; its name.
     pub async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Heard::Stop(name) = self.next().await {
+                return name;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Heard {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Heard::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Heard::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Heard::Reload,
         }
     }
 }
@@ -128,7 +145,10 @@ async fn announce(server: &Server) -> Result<(), Failure> {
     match &server.first_password {
         FirstPassword::Known => {}
         FirstPassword::Written(file) => {
-            output::line(format!("  login        admin, password in {}: read it, then remove the file", file.display()));
+            output::line(format!(
+                "  login        admin, password in {}: read it, then remove the file",
+                file.display()
+            ));
         }
         FirstPassword::Show { login, password } => {
             output::line(format!("  login        {login}, password {} (shown this once)", password.reveal()));

@@ -72,7 +72,7 @@ impl Server {
     pub async fn start(config: &Config, around: &Surroundings, start: Start) -> Result<Self, Failure> {
         let (data, ids, listeners) = take(config).await?;
         let core = Core::open(config, &data, around).await?;
-        let node = node_id(&data, &*ids)?;
+        let node = data.node_id(&*ids)?;
         let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
         let mut platforms = Vec::new();
         for platform in &config.platforms {
@@ -86,9 +86,13 @@ impl Server {
                 // Everything else is worth having without it.
                 Err(e) => {
                     let hint = e.hint.as_deref().unwrap_or_default();
-                    tracing::error!(destination = %plan.name, error = %OneLine(&e), hint, "a destination is out of reach");
+                    let (name, error) = (&plan.name, OneLine(&e));
+                    tracing::error!(destination = %name, %error, hint, "a destination is out of reach");
                 }
             }
+        }
+        if let Some(plan) = plans.iter().find(|p| p.default) {
+            destinations::settle_default(&core, &plan.name).await;
         }
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
@@ -132,7 +136,7 @@ impl Server {
             readiness.engine.store(false, Ordering::SeqCst);
             "the task engine"
         });
-        let housekeeping = Housekeeping::new(self.core.clone(), config, node, name, self.data.path(), self.vplus.as_deref());
+        let housekeeping = Housekeeping::new(self.core.clone(), config, node, name, self.data.path());
         let stop = self.stop.clone();
         self.running.spawn(async move {
             housekeeping.run(stop).await;
@@ -223,7 +227,8 @@ async fn take(config: &Config) -> Result<(DataDir, Arc<dyn IdSource>, Listeners)
             None => TlsIdentityHandle::self_signed(&data.join("tls"), &config.vplus.names, clock),
         })
     };
-    let tls = tls.transpose().map_err(|e| Failure::new("the certificate of the vPlus listener cannot be used").because(e))?;
+    let tls =
+        tls.transpose().map_err(|e| Failure::new("the certificate of the vPlus listener cannot be used").because(e))?;
     let listeners = listen(config, tls).await?;
     Ok((data, ids, listeners))
 }
@@ -242,7 +247,8 @@ async fn listener(
     if addresses.is_empty() {
         return Ok(None);
     }
-    let config = ListenerConfig { name: name.to_owned(), addresses: addresses.to_vec(), tls, limits: Limits::default() };
+    let config =
+        ListenerConfig { name: name.to_owned(), addresses: addresses.to_vec(), tls, limits: Limits::default() };
     bind(&config).await.map(Some).map_err(|e| match e {
         HttpError::Bind { address, reason, advice, source, .. } => {
             let failure = Failure::new(format!("the listener '{name}' cannot listen on {address}: {reason}"));
@@ -251,10 +257,6 @@ async fn listener(
         }
         other => Failure::new(format!("the listener '{name}' cannot be used")).because(other),
     })
-}
-
-fn node_id(data: &DataDir, ids: &dyn IdSource) -> Result<NodeId, Failure> {
-    data.node_id(ids)
 }
 
 /// What this process calls itself.

@@ -13,7 +13,7 @@ pub struct SqlConfig {
     pub url: String,
     /// How many connections at the most, for SQLite: to read with, beside the one that writes.
     pub max_connections: u32,
-    /// After how long PostgreSQL and MariaDB give up on a statement, and SQLite on a lock.
+    /// After how long PostgreSQL and MariaDB give up on a statement; a sixth of it on a lock, as SQLite does too.
     pub statement_timeout: Duration,
     /// How long a caller waits for a free connection.
     pub acquire_timeout: Duration,
@@ -52,6 +52,12 @@ impl SqlConfig {
             // Only the scheme: the rest may hold a password.
             scheme => Err(StoreError::internal(Unfit::Scheme(scheme.unwrap_or_default().to_owned()))),
         }
+    }
+
+    /// How long a transaction waits for another's lock before it is tried again. Short beside the statement's time,
+    /// since it is tried several times.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.statement_timeout / 6
     }
 
     pub(crate) fn file(&self) -> PathBuf {

@@ -57,11 +57,7 @@ struct Plan<'u> {
 impl<'t> Objects<'t> {
     /// Locks and reads what the unit names: rows in one order everywhere, so that units wait for one another and
     /// do not deadlock.
-    pub(crate) async fn lock(
-        tx: &'t DatabaseTransaction,
-        dialect: Dialect,
-        unit: &UnitOfWork,
-    ) -> Result<Self, Fail> {
+    pub(crate) async fn lock(tx: &'t DatabaseTransaction, dialect: Dialect, unit: &UnitOfWork) -> Result<Self, Fail> {
         let mut named: BTreeMap<Kind, BTreeSet<Uuid>> = BTreeMap::new();
         let (mut keys, mut targets) = (BTreeSet::new(), BTreeSet::new());
         for require in &unit.require {

@@ -68,8 +68,7 @@ fn kind_table(table: &str, fields: &[(&str, &str)]) -> Vec<String> {
         format!("CREATE INDEX IF NOT EXISTS {table}_tenant ON {table} (tenant, id)"),
     ];
     for (name, _) in fields {
-        statements
-            .push(format!("CREATE INDEX IF NOT EXISTS {table}_{name} ON {table} ({name}{{nulls first}}, id)"));
+        statements.push(format!("CREATE INDEX IF NOT EXISTS {table}_{name} ON {table} ({name}{{nulls first}}, id)"));
     }
     statements
 }

@@ -272,7 +272,6 @@ pub(crate) fn int(value: i64) -> Value {
     Value::BigInt(Some(value))
 }
 
-
 /// An instant or nothing.
 pub(crate) fn opt_time(value: Option<Timestamp>) -> Value {
     Value::BigInt(value.map(Timestamp::as_micros))

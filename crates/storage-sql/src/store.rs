@@ -203,7 +203,7 @@ async fn sqlite(config: &SqlConfig) -> Result<(DatabaseConnection, DatabaseConne
     let options = |cache_kib: i64| {
         SqliteConnectOptions::new()
             .filename(&file)
-            .busy_timeout(config.statement_timeout)
+            .busy_timeout(config.lock_timeout())
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .pragma("cache_size", format!("-{cache_kib}"))
@@ -242,16 +242,20 @@ async fn sqlite(config: &SqlConfig) -> Result<(DatabaseConnection, DatabaseConne
 
 async fn postgres(config: &SqlConfig) -> Result<DatabaseConnection, StoreError> {
     let timeout = config.statement_timeout.as_millis().to_string();
+    let lock_timeout = config.lock_timeout().as_millis().to_string();
     let options = PgConnectOptions::from_str(&config.url)
         .map_err(connect_error)?
         .application_name("portolan")
         .statement_cache_capacity(STATEMENTS)
         .options([
             ("statement_timeout", timeout.as_str()),
-            ("lock_timeout", timeout.as_str()),
+            ("lock_timeout", lock_timeout.as_str()),
             ("idle_in_transaction_session_timeout", "60000"),
             // Row locks and unique indexes carry the rules; each statement must see what others committed.
             ("default_transaction_isolation", "read committed"),
+            // Claims and pages must run along an index and stop; for tables without statistics, which a busy queue
+            // is, the planner would rather collect all that matches and sort it.
+            ("enable_bitmapscan", "off"),
         ]);
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections.max(1))
@@ -283,7 +287,7 @@ async fn mariadb(config: &SqlConfig) -> Result<DatabaseConnection, StoreError> {
          NAMES utf8mb4 COLLATE utf8mb4_nopad_bin, \
          SESSION max_statement_time = {}, SESSION innodb_lock_wait_timeout = {}",
         config.statement_timeout.as_secs_f64(),
-        config.statement_timeout.as_secs().max(1),
+        config.lock_timeout().as_secs().max(1),
     );
     let pool = MySqlPoolOptions::new()
         .max_connections(config.max_connections.max(1))

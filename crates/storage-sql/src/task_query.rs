@@ -100,8 +100,7 @@ impl SqlStorage {
             return Ok(());
         }
         let mut unmet: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
-        let blocked: Vec<TaskId> =
-            waiting.iter().filter(|t| t.state == TaskState::Blocked).map(|t| t.new.id).collect();
+        let blocked: Vec<TaskId> = waiting.iter().filter(|t| t.state == TaskState::Blocked).map(|t| t.new.id).collect();
         for ids in blocked.chunks(AT_ONCE) {
             let mut sql = self.sql("SELECT task, needs FROM task_dep WHERE task IN ");
             sql.list(&uuids(ids)).push(" ORDER BY task, needs");

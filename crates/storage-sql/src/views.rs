@@ -26,7 +26,7 @@ impl Views for SqlStorage {
         for ids in ids.chunks(IDS) {
             let mut sql = self.sql(&format!("SELECT {} FROM {} WHERE id IN ", ROW.join(", "), kind.table()));
             sql.list(ids);
-            visible(&mut sql.push(" AND "), scope, kind, "");
+            visible(sql.push(" AND "), scope, kind, "");
             let found = sql.all(&self.read).await.map_err(Fail::into_store)?;
             for row in &found {
                 rows.push(read(kind, row)?);
@@ -37,12 +37,10 @@ impl Views for SqlStorage {
 
     async fn holder(&self, scope: Scope, kind: Kind, key: &str) -> Result<Option<Row>, StoreError> {
         let columns = ROW.map(|c| format!("o.{c}")).join(", ");
-        let mut sql = self.sql(&format!(
-            "SELECT {columns} FROM unique_key u JOIN {} o ON o.id = u.id WHERE u.k = ",
-            kind.table()
-        ));
+        let mut sql = self
+            .sql(&format!("SELECT {columns} FROM unique_key u JOIN {} o ON o.id = u.id WHERE u.k = ", kind.table()));
         sql.bind(fold(key)).push(" AND u.kind = ").bind(text(kind.table()));
-        visible(&mut sql.push(" AND "), scope, kind, "o.");
+        visible(sql.push(" AND "), scope, kind, "o.");
         let row = sql.one(&self.read).await.map_err(Fail::into_store)?;
         row.map(|row| read(kind, &row)).transpose()
     }
@@ -55,8 +53,7 @@ impl Views for SqlStorage {
         // The page's ids first, out of an index where there is one: sorting never carries documents along.
         let picked = column.map_or("id".to_owned(), |c| format!("id, {c}"));
         let columns = ROW.map(|c| format!("o.{c}")).join(", ");
-        let mut sql =
-            self.sql(&format!("SELECT {columns} FROM (SELECT {picked} FROM {} WHERE ", kind.table()));
+        let mut sql = self.sql(&format!("SELECT {columns} FROM (SELECT {picked} FROM {} WHERE ", kind.table()));
         visible(&mut sql, scope, kind, "");
         sql.push(" AND ");
         condition(&mut sql, &filter);
@@ -119,13 +116,10 @@ impl SqlStorage {
 fn visible(sql: &mut Sql, scope: Scope, kind: Kind, prefix: &str) {
     match scope {
         Scope::All => sql.push("1 = 1"),
-        Scope::Tenant(tenant) if kind.tenanted() => {
-            sql.push(&format!("{prefix}tenant = ")).bind(opt_id(Some(tenant)))
+        Scope::Tenant(tenant) if kind.tenanted() => sql.push(&format!("{prefix}tenant = ")).bind(opt_id(Some(tenant))),
+        Scope::Tenant(tenant) => {
+            sql.push(&format!("({prefix}tenant IS NULL OR {prefix}tenant = ")).bind(opt_id(Some(tenant))).push(")")
         }
-        Scope::Tenant(tenant) => sql
-            .push(&format!("({prefix}tenant IS NULL OR {prefix}tenant = "))
-            .bind(opt_id(Some(tenant)))
-            .push(")"),
     };
 }
 

@@ -3,8 +3,8 @@
 
 use crate::error::Fail;
 use crate::sql::{Cells, Dialect, Sql, fold, insert_all, int, update_all};
-use crate::work_out::Out;
 use crate::task_rows as rows;
+use crate::work_out::Out;
 use portolan_model::task_state::TaskState;
 use portolan_model::{TaskId, TenantId, Timestamp};
 use portolan_tasks::rules::{self, Settlement};
@@ -253,11 +253,7 @@ impl<'t> Work<'t> {
 
     /// Adds a task that has been prepared. `aliases` remembers which tasks of the same call were there already under
     /// another id. A dependency that nobody knows counts as met.
-    fn insert(
-        &mut self,
-        mut new: NewTask,
-        aliases: &mut HashMap<TaskId, TaskId>,
-    ) -> (Enqueued, Option<Settlement>) {
+    fn insert(&mut self, mut new: NewTask, aliases: &mut HashMap<TaskId, TaskId>) -> (Enqueued, Option<Settlement>) {
         if self.state(new.id).is_some() {
             return (Enqueued { id: new.id, added: false }, None);
         }

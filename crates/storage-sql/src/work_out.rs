@@ -68,9 +68,8 @@ impl Out {
                     self.new_ids.push(id);
                     self.new.push(rows::live(after));
                     let limits = rules::limits(&after.new).into_iter();
-                    self.limits.extend(
-                        limits.map(|(key, max)| vec![rows::key(id), fold(&key).into(), int(i64::from(max))]),
-                    );
+                    self.limits
+                        .extend(limits.map(|(key, max)| vec![rows::key(id), fold(&key).into(), int(i64::from(max))]));
                     let tags: BTreeSet<String> = after.new.requires.iter().map(|tag| fold(tag)).collect();
                     self.tags.extend(tags.into_iter().map(|tag| vec![rows::key(id), tag.into()]));
                 }

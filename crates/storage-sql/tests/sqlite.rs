@@ -1,5 +1,8 @@
 //! The ports of storage and tasks on SQLite.
 
+// A test says what it expects by unwrapping; the lint is for code that runs in the server.
+#![allow(clippy::unwrap_used)]
+
 use portolan_storage_sql::{SqlConfig, SqlStorage};
 use portolan_testkit::db::{Database, Engine};
 use std::sync::Arc;

@@ -88,6 +88,7 @@ macro_rules! task_store_conformance {
                 next_links_that_wait_for_nobody_refuse_the_end
                 a_copy_follows_while_retries_are_left
                 no_copy_follows_what_could_not_start_in_time
+                no_copy_follows_an_end_before_the_start
                 cleaning_up_follows_every_other_end_once
                 a_waiting_task_is_cancelled_at_once
                 a_running_task_is_asked_to_stop

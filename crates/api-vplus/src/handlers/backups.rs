@@ -1,19 +1,21 @@
 //! Backups and their locations (section 7).
 
-use super::{list as list_answer, names, narrowed, object};
+use super::{list as list_answer, names, narrowed, object, part};
 use crate::Vplus;
 use crate::error::ApiError;
-use crate::input::{Body, path_id};
+use crate::input::{Body, PathText, path_id};
 use crate::query::Params;
 use crate::session::Authenticated;
 use crate::wire::backup::{BackupDetail, Location, backup, location};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use portolan::protect::PointQuery;
+use portolan::storage::Query;
 use portolan_http::SizeHint;
 use portolan_model::backup::{BackupStatus, BackupType, CopyStatus};
 use portolan_model::describe::Describe;
+use portolan_model::dialect::vplus::ProtectedEntityType;
 use portolan_model::query::{Filter, Sort};
 use portolan_model::*;
 
@@ -44,15 +46,29 @@ pub(crate) async fn list(
         return Ok(list_answer::<BackupDetail>(&[], Some(0), &LIST));
     };
     let sort = params.sort(ORDER, Sort::newest());
-    let query = PointQuery { filter: filter(&params)?, sort, page: params.page()?, count: true };
+    let query = PointQuery { filter: filter(&state, &caller, &params).await?, sort, page: params.page()?, count: true };
     let (points, total) = state.portolan.protect.points(&caller, query).await?;
-    let names = names(&state, &caller).await?;
+    let names = names(&state, &caller, &points).await?;
     let items: Vec<BackupDetail> = points.iter().map(|p| backup(p, &names)).collect();
     Ok(list_answer(&items, total, &LIST))
 }
 
-fn filter(params: &Params) -> Result<Filter, ApiError> {
+/// Parameters that look for what no backup has: a policy, a rule, another kind of protected entity.
+fn finds_nothing(params: &Params) -> bool {
+    params.first(&["backup-policy", "backup-rule", "storage-provider"]).is_some()
+        || params.first(&["protected-entity-type"]).is_some_and(|t| t != ProtectedEntityType::Vm.name())
+}
+
+async fn filter(state: &Vplus, caller: &Caller, params: &Params) -> Result<Filter, ApiError> {
+    if finds_nothing(params) {
+        return Ok(Filter::Or(Vec::new()));
+    }
     let mut filter = params.text();
+    if let Some(id) = params.id::<BackupDestinationId>(&["backup-destination"])? {
+        let copies = Query::matching(Filter::eq("destination", id.uuid()));
+        let copies = state.portolan.protect.copies(caller, copies).await?;
+        filter = filter.and(Filter::any("id", copies.items.iter().map(|c| c.point.uuid())));
+    }
     let links: [(&[&str], &str); 4] = [
         (&["protected-entity", "protectedEntity"], "vm"),
         (&["hypervisor"], "host"),
@@ -80,16 +96,26 @@ fn filter(params: &Params) -> Result<Filter, ApiError> {
     if !kinds.is_empty() {
         filter = filter.and(Filter::any("backup_type", kinds.iter().map(|k| k.name())));
     }
-    if let Some(from) = params.number::<i64>("from")? {
-        filter = filter.and(Filter::AtLeast("snapshot_time".into(), Timestamp::from_millis(from).into()));
-    }
-    if let Some(to) = params.number::<i64>("to")? {
-        filter = filter.and(Filter::Below("snapshot_time".into(), Timestamp::from_millis(to.saturating_add(1)).into()));
-    }
-    if let Some(least) = params.number::<i64>("min-size")? {
+    if let Some(least) = params.whole("min-size")? {
         filter = filter.and(Filter::AtLeast("size".into(), least.into()));
     }
-    Ok(filter)
+    Ok(filter.and(within(params)?))
+}
+
+/// `from` and `to` on the moment that the data is of; on that of the request where there is no such moment, since a
+/// backup that waits or has failed belongs to its day's history too.
+fn within(params: &Params) -> Result<Filter, ApiError> {
+    let (from, to) = (params.whole("from")?, params.whole("to")?);
+    if from.is_none() && to.is_none() {
+        return Ok(Filter::All);
+    }
+    let bounds = |field: &str| {
+        let from = from.map(|at| Filter::AtLeast(field.into(), Timestamp::from_millis(at).into()));
+        let to = to.map(|at| Filter::Below(field.into(), Timestamp::from_millis(at.saturating_add(1)).into()));
+        Filter::And(from.into_iter().chain(to).collect())
+    };
+    let timeless = Filter::Eq("snapshot_time".into(), portolan_model::query::Value::Null);
+    Ok(Filter::Or(vec![bounds("snapshot_time"), timeless.and(bounds("created"))]))
 }
 
 /// One backup.
@@ -98,10 +124,10 @@ fn filter(params: &Params) -> Result<Filter, ApiError> {
 pub(crate) async fn one(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
 ) -> Result<Response, ApiError> {
     let view = state.portolan.protect.point(&auth.caller, path_id(&guid, "backup")?).await?;
-    Ok(object(&backup(&view, &names(&state, &auth.caller).await?)))
+    Ok(object(&backup(&view, &names(&state, &auth.caller, [&view]).await?)))
 }
 
 /// Writes a text on a backup.
@@ -111,7 +137,7 @@ pub(crate) async fn one(
 pub(crate) async fn describe(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let text = body.object()?.text("value")?.unwrap_or_default().to_owned();
@@ -126,7 +152,7 @@ pub(crate) async fn describe(
 pub(crate) async fn acknowledge(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let seen = body.object()?.flag("value")?.ok_or_else(|| ApiError::invalid("value is needed"))?;
@@ -135,7 +161,7 @@ pub(crate) async fn acknowledge(
 }
 
 /// Copies of backups, newest first, in the order of the backups.
-#[utoipa::path(get, path = "/backup-locations", params(crate::openapi::LocationParams),
+#[utoipa::path(get, path = "/backup-locations", params(crate::openapi::PageParams, crate::openapi::LocationParams),
     responses((status = 200, body = [Location]), (status = 400, body = crate::openapi::ErrorBody)), tag = "backups")]
 pub(crate) async fn locations(
     State(state): State<Vplus>,
@@ -146,14 +172,18 @@ pub(crate) async fn locations(
         return Ok(list_answer::<Location>(&[], Some(0), &LOCATIONS));
     };
     let wanted: Vec<CopyStatus> = params.choices(&["location-status"])?;
-    let query = PointQuery { filter: filter(&params)?, sort: Sort::newest(), ..PointQuery::default() };
+    let query =
+        PointQuery { filter: filter(&state, &caller, &params).await?, sort: Sort::newest(), ..PointQuery::default() };
     let (points, _) = state.portolan.protect.points(&caller, query).await?;
-    let names = names(&state, &caller).await?;
+    let names = names(&state, &caller, &points).await?;
     let items: Vec<Location> = points
         .iter()
         .flat_map(|view| view.copies.iter().map(move |copy| (&view.point, copy)))
         .filter(|(_, copy)| wanted.is_empty() || wanted.contains(&copy.status))
+        // A copy that is whole while the backup still works on another one cannot be restored yet.
+        .filter(|(point, copy)| wanted.is_empty() || copy.status != CopyStatus::Present || point.status.is_restorable())
         .map(|(point, copy)| location(point, copy, &names))
         .collect();
-    Ok(list_answer(&items, None, &LOCATIONS))
+    let (items, total) = part(items, params.page()?);
+    Ok(list_answer(&items, total, &LOCATIONS))
 }

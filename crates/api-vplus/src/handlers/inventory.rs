@@ -3,19 +3,19 @@
 use super::{list as list_answer, names, object};
 use crate::Vplus;
 use crate::error::ApiError;
-use crate::input::path_id;
+use crate::input::{PathText, path_id};
 use crate::query::Params;
 use crate::session::Authenticated;
 use crate::wire::inventory::{
-    ClusterDetail, HypervisorHost, ManagerDetail, NodeDetail, StorageDetail, cluster, hypervisor as wire_hypervisor,
-    manager as wire_manager, node, storage,
+    ClusterDetail, HypervisorHost, ManagerDetail, NodeDetail, ProjectDetail, StorageDetail, cluster,
+    hypervisor as wire_hypervisor, manager as wire_manager, node, project, storage,
 };
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 use portolan::storage::Query;
 use portolan_http::SizeHint;
 use portolan_model::query::{Filter, Sort};
-use portolan_model::{Cluster, Datastore, Host, HostId, Node, Platform, PlatformId, RecoveryPointId};
+use portolan_model::{Cluster, Datastore, Host, HostId, Node, Platform, PlatformId, RecoveryPointId, TenantId};
 
 static HINT: SizeHint = SizeHint::new();
 const BY_NAME: &[(&str, &str)] = &[("name", "name")];
@@ -36,7 +36,8 @@ fn of_manager(params: &Params) -> Result<Filter, ApiError> {
 }
 
 /// Hypervisors.
-#[utoipa::path(get, path = "/hypervisors", params(crate::openapi::ListParams),
+#[utoipa::path(get, path = "/hypervisors",
+    params(crate::openapi::ListParams, ("hypervisor-manager" = Option<uuid::Uuid>, Query)),
     responses((status = 200, body = [HypervisorHost]), (status = 401, body = crate::openapi::ErrorBody)),
     tag = "inventory")]
 pub(crate) async fn hypervisors(
@@ -45,7 +46,7 @@ pub(crate) async fn hypervisors(
     params: Params,
 ) -> Result<Response, ApiError> {
     let page = state.portolan.inventory.hypervisor_hosts(&auth.caller, query(&params, of_manager(&params)?)?).await?;
-    let names = names(&state, &auth.caller).await?;
+    let names = names(&state, &auth.caller, page.items.iter().map(|h| &h.value)).await?;
     let items: Vec<HypervisorHost> = page.items.iter().map(|h| wire_hypervisor(h, &names)).collect();
     Ok(list_answer(&items, page.total, &HINT))
 }
@@ -57,14 +58,14 @@ pub(crate) async fn hypervisors(
 pub(crate) async fn hypervisor(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
 ) -> Result<Response, ApiError> {
     let id: HostId = path_id(&guid, "hypervisor")?;
     let host = state.portolan.inventory.one::<Host>(&auth.caller, id).await?;
     if host.hypervisor.is_none() {
         return Err(ApiError::not_found("hypervisor", id));
     }
-    Ok(object(&wire_hypervisor(&host, &names(&state, &auth.caller).await?)))
+    Ok(object(&wire_hypervisor(&host, &names(&state, &auth.caller, [&host]).await?)))
 }
 
 /// Hypervisor managers; with `backup-to-be-restored` those that the backup can be restored to.
@@ -93,7 +94,7 @@ pub(crate) async fn managers(
 pub(crate) async fn manager(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
 ) -> Result<Response, ApiError> {
     let id: PlatformId = path_id(&guid, "hypervisor manager")?;
     Ok(object(&wire_manager(&state.portolan.inventory.one::<Platform>(&auth.caller, id).await?)))
@@ -127,7 +128,7 @@ pub(crate) async fn storages(
 ) -> Result<Response, ApiError> {
     let filter = of_manager(&params)?.and(Filter::eq("present", true));
     let page = state.portolan.inventory.read::<Datastore>(&auth.caller, query(&params, filter)?).await?;
-    let names = names(&state, &auth.caller).await?;
+    let names = names(&state, &auth.caller, page.items.iter().map(|d| &d.value)).await?;
     let items: Vec<StorageDetail> = page.items.iter().map(|d| storage(d, &names)).collect();
     Ok(list_answer(&items, page.total, &HINT))
 }
@@ -144,5 +145,31 @@ pub(crate) async fn nodes(
     let page = state.portolan.inventory.read::<Node>(&auth.caller, query(&params, Filter::All)?).await?;
     let now = state.portolan.now();
     let items: Vec<NodeDetail> = page.items.iter().map(|n| node(n, now)).collect();
+    Ok(list_answer(&items, page.total, &HINT))
+}
+
+/// Projects: the tenants that the account may see.
+#[utoipa::path(get, path = "/projects", params(crate::openapi::ListParams, crate::openapi::ProjectParams),
+    responses((status = 200, body = [ProjectDetail])), tag = "inventory")]
+pub(crate) async fn projects(
+    State(state): State<Vplus>,
+    auth: Authenticated,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let mut filter = Filter::All;
+    if let Some(uuid) = params.first(&["uuid"]) {
+        let own = uuid::Uuid::parse_str(uuid).ok().map(|id| Filter::eq("id", id));
+        filter = Filter::Or(std::iter::once(Filter::eq("external_id", uuid)).chain(own).collect());
+    }
+    if let Some(backup) = params.id::<RecoveryPointId>(&["backup"])? {
+        let tenant = state.portolan.protect.point(&auth.caller, backup).await?.point.tenant;
+        filter = filter.and(Filter::any("id", tenant.map(TenantId::uuid)));
+    }
+    // There are no quotas, so no project has the one that is asked for.
+    if params.first(&["quota"]).is_some() {
+        filter = Filter::Or(Vec::new());
+    }
+    let page = state.portolan.access.tenants.list(&auth.caller, query(&params, filter)?).await?;
+    let items: Vec<ProjectDetail> = page.items.iter().map(|t| project(t)).collect();
     Ok(list_answer(&items, page.total, &HINT))
 }

@@ -1,21 +1,26 @@
 //! The handlers: extract, authenticate, one use-case call, map.
 
 pub(crate) mod backups;
+pub(crate) mod dashboard;
 pub(crate) mod destinations;
+pub(crate) mod empty;
+pub(crate) mod files;
 pub(crate) mod inventory;
 pub(crate) mod machines;
 pub(crate) mod restores;
 pub(crate) mod sessions;
 pub(crate) mod tasks;
+pub(crate) mod workflows;
 
 use crate::Vplus;
 use crate::error::ApiError;
-use crate::names::Names;
+use crate::names::{Names, Refers};
 use crate::query::Params;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use portolan_http::{JsonBody, SizeHint};
 use portolan_model::Caller;
+use portolan_model::query::Page;
 use serde::Serialize;
 
 /// The answer of a list: the items, and how many there are in all (section 2.4).
@@ -39,9 +44,21 @@ pub(crate) async fn narrowed(state: &Vplus, caller: Caller, params: &Params) -> 
     }
 }
 
-/// Names for the ids in an answer.
-pub(crate) async fn names(state: &Vplus, caller: &Caller) -> Result<Names, ApiError> {
-    Names::load(&state.portolan, caller).await
+/// The part of a list that was gathered as a whole which the parameters ask for, and how many there are in all.
+pub(crate) fn part<T>(items: Vec<T>, page: Page) -> (Vec<T>, Option<u64>) {
+    let total = items.len() as u64;
+    let skip = usize::try_from(page.offset).unwrap_or(usize::MAX);
+    let take = page.limit.map_or(usize::MAX, |l| usize::try_from(l).unwrap_or(usize::MAX));
+    (items.into_iter().skip(skip).take(take).collect(), Some(total))
+}
+
+/// Names for the ids in an answer about these objects.
+pub(crate) async fn names<'a, T: Refers + 'a>(
+    state: &Vplus,
+    caller: &Caller,
+    items: impl IntoIterator<Item = &'a T>,
+) -> Result<Names, ApiError> {
+    Names::of(&state.portolan, caller, items).await
 }
 
 /// `Task` mapped with the names it needs.
@@ -50,6 +67,6 @@ pub(crate) async fn task_answer(
     caller: &Caller,
     task: &portolan::tasks::Task,
 ) -> Result<Response, ApiError> {
-    let names = names(state, caller).await?;
+    let names = names(state, caller, [task]).await?;
     Ok(object(&crate::wire::task::task(task, &names)))
 }

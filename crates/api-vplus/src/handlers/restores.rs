@@ -29,7 +29,7 @@ pub(crate) async fn restore_and_import(
     auth: Authenticated,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (task, _) = state.portolan.protect.restore(&auth.caller, restore_request(&body)?).await?;
+    let (task, _) = state.portolan.restore(&auth.caller, restore_request(&body)?).await?;
     task_answer(&state, &auth.caller, &task).await
 }
 
@@ -51,7 +51,7 @@ fn restore_request(body: &Body) -> Result<RestoreRequest, ApiError> {
     let mut disks = Vec::new();
     for file in fields.items("taskFiles")? {
         let file = Fields::of(file);
-        let Some(name) = file.text("originalDiskName")? else { continue };
+        let Some(name) = disk_name(file)? else { continue };
         disks.push(DiskTarget {
             name: name.to_owned(),
             datastore: file.text("storageId")?.map(str::to_owned),
@@ -74,9 +74,26 @@ fn restore_request(body: &Body) -> Result<RestoreRequest, ApiError> {
     })
 }
 
+/// Which disk of the backup a file's wishes are for. An entry that wishes nothing needs no name.
+fn disk_name<'a>(file: Fields<'a>) -> Result<Option<&'a str>, ApiError> {
+    let nested = |name: &str| file.get(name).map(Fields::of);
+    let within = match nested("backupFile").and_then(|f| f.get("vmDisk").map(Fields::of)) {
+        Some(disk) => disk.text("name")?,
+        None => None,
+    };
+    match file.text("originalDiskName")?.or(within) {
+        Some(name) => Ok(Some(name)),
+        None if file.flag("excludedFromRestore")? == Some(true) || file.get("storageId").is_some() => {
+            Err(ApiError::invalid("taskFiles: originalDiskName is needed"))
+        }
+        None => Ok(None),
+    }
+}
+
 /// Restore jobs, newest first.
 #[utoipa::path(get, path = "/restore-jobs",
-    params(crate::openapi::ListParams, ("protected-entity" = Option<uuid::Uuid>, Query)),
+    params(crate::openapi::ListParams, ("protected-entity" = Option<uuid::Uuid>, Query),
+        ("from" = Option<i64>, Query), ("to" = Option<i64>, Query)),
     responses((status = 200, body = [Job]), (status = 401, body = crate::openapi::ErrorBody)), tag = "backups")]
 pub(crate) async fn jobs(
     State(state): State<Vplus>,
@@ -90,10 +107,10 @@ pub(crate) async fn jobs(
     if let Some(vm) = params.id::<VmId>(&["protected-entity", "protectedEntity"])? {
         filter = filter.and(Filter::eq("vm", vm.uuid()));
     }
-    if let Some(from) = params.number::<i64>("from")? {
+    if let Some(from) = params.whole("from")? {
         filter = filter.and(Filter::AtLeast("created".into(), Timestamp::from_millis(from).into()));
     }
-    if let Some(to) = params.number::<i64>("to")? {
+    if let Some(to) = params.whole("to")? {
         filter = filter.and(Filter::Below("created".into(), Timestamp::from_millis(to.saturating_add(1)).into()));
     }
     let query = Query { filter, sort: Sort::newest(), page: params.page()?, count: true };

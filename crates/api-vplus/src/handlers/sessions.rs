@@ -59,6 +59,12 @@ pub(crate) async fn user(State(state): State<Vplus>, auth: Authenticated) -> Res
     Ok(JsonBody::new(&session_info(&account, &auth.caller)).into_response())
 }
 
+/// The user of the session, under another name.
+#[utoipa::path(get, path = "/user-info", responses((status = 200, body = SessionInfo)), tag = "session")]
+pub(crate) async fn user_info(state: State<Vplus>, auth: Authenticated) -> Result<Response, ApiError> {
+    user(state, auth).await
+}
+
 /// Ends the session.
 #[utoipa::path(post, path = "/session/logout", responses((status = 204, description = "The session is gone"),
     (status = 401, description = "No valid session", body = crate::openapi::ErrorBody)), tag = "session")]

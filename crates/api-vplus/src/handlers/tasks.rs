@@ -3,18 +3,18 @@
 use super::{list as list_answer, names, narrowed, task_answer};
 use crate::Vplus;
 use crate::error::ApiError;
-use crate::input::{Body, path_id};
+use crate::input::{Body, Fields, PathText, path_id, short};
 use crate::query::Params;
 use crate::session::Authenticated;
 use crate::wire::task::{KINDS, TaskDetail, task};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use portolan::protect::ExportRequest;
 use portolan::repository::VerifyDepth;
 use portolan::tasks::TaskQuery;
 use portolan_http::SizeHint;
-use portolan_model::backup::BackupType;
+use portolan_model::backup::{BackupType, DestinationRole};
 use portolan_model::describe::Describe;
 use portolan_model::dialect::Aliased;
 use portolan_model::dialect::vplus::{TaskType, VplusTaskState};
@@ -62,15 +62,23 @@ pub(crate) async fn list(
         return Ok(list_answer::<TaskDetail>(&[], Some(0), &LIST));
     };
     let sort = params.sort(ORDER, Sort::newest());
-    let query = TaskQuery { filter: filter(&params)?, sort, page: params.page()?, count: true };
+    let query = TaskQuery { filter: filter(&state, &caller, &params).await?, sort, page: params.page()?, count: true };
     let page = state.portolan.protect.tasks(&caller, query).await?;
-    let names = names(&state, &caller).await?;
+    let names = names(&state, &caller, &page.tasks).await?;
     let items: Vec<TaskDetail> = page.tasks.iter().map(|t| task(t, &names)).collect();
     Ok(list_answer(&items, page.total, &LIST))
 }
 
-fn filter(params: &Params) -> Result<Filter, ApiError> {
+async fn filter(state: &Vplus, caller: &Caller, params: &Params) -> Result<Filter, ApiError> {
     let mut filter = params.text();
+    // Mounts and storage providers have no tasks.
+    if params.first(&["mounted-backup-assigned", "storage-provider"]).is_some() {
+        return Ok(Filter::Or(Vec::new()));
+    }
+    if let Some(node) = params.id::<NodeId>(&["node"])? {
+        let node = state.portolan.inventory.one::<Node>(caller, node).await?;
+        filter = filter.and(Filter::eq("worker", crate::wire::task::worker_of(&node)));
+    }
     for (names, field) in LINKS {
         if let Some(id) = params.id::<TaskId>(names)? {
             filter = filter.and(Filter::eq(field, id.uuid()));
@@ -87,7 +95,7 @@ fn filter(params: &Params) -> Result<Filter, ApiError> {
         let known = TaskType::parse(name).ok();
         let own = name.eq_ignore_ascii_case(task_kind::VERIFY).then_some(task_kind::VERIFY);
         if known.is_none() && own.is_none() {
-            return Err(ApiError::invalid(format!("'{name}' is not a task type")));
+            return Err(ApiError::invalid(format!("'{}' is not a task type", short(name))));
         }
         kinds.extend(KINDS.iter().filter(|row| Some(row.1) == known).map(|row| Value::from(row.0)));
         kinds.extend(own.map(Value::from));
@@ -104,7 +112,7 @@ fn filter(params: &Params) -> Result<Filter, ApiError> {
 pub(crate) async fn one(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
 ) -> Result<Response, ApiError> {
     let found = state.portolan.protect.task(&auth.caller, path_id(&guid, "task")?).await?;
     task_answer(&state, &auth.caller, &found).await
@@ -117,7 +125,7 @@ pub(crate) async fn one(
         (status = 409, body = crate::openapi::ErrorBody)), tag = "tasks")]
 pub(crate) async fn export(State(state): State<Vplus>, auth: Authenticated, body: Body) -> Result<Response, ApiError> {
     let tasks = state.portolan.protect.export(&auth.caller, export_request(&body)?).await?;
-    let names = names(&state, &auth.caller).await?;
+    let names = names(&state, &auth.caller, &tasks).await?;
     let items: Vec<TaskDetail> = tasks.iter().map(|t| task(t, &names)).collect();
     Ok(list_answer(&items, None, &LIST))
 }
@@ -132,14 +140,16 @@ fn export_request(body: &Body) -> Result<ExportRequest, ApiError> {
             n => Ok(n),
         }
     };
-    // Until there are policies a rule names only where to: its first destination with a guid.
     let destination = match fields.reference("backupDestination")? {
         Some(id) => Some(id),
         None => rule_destination(fields.items("rules")?)?,
     };
     Ok(ExportRequest {
         vms: fields.references("protectedEntities")?,
-        backup_type: fields.choice("backupType")?.unwrap_or(BackupType::Full),
+        backup_type: match fields.choice("backupType")?.unwrap_or(BackupType::Full) {
+            wanted @ (BackupType::Full | BackupType::Incremental) => wanted,
+            _ => return Err(ApiError::invalid("backupType must be FULL or INCREMENTAL")),
+        },
         destination,
         priority: i16::try_from(number("priority", 100)?.unwrap_or(50)).unwrap_or(50),
         window_start: fields.integer("windowStart")?.map(Timestamp::from_millis),
@@ -148,13 +158,26 @@ fn export_request(body: &Body) -> Result<ExportRequest, ApiError> {
     })
 }
 
+/// Where the first rule that says so stores to: its primary destination. Forms also send destinations without a
+/// guid, which say nothing; older clients name destinations without roles, the first being the primary one.
 fn rule_destination(rules: &[serde_json::Value]) -> Result<Option<BackupDestinationId>, ApiError> {
-    use crate::input::Fields;
-    for rule in rules {
-        for target in Fields::of(rule).items("ruleBackupDestinations")? {
-            if let Some(id) = Fields::of(target).reference("backupDestination")? {
+    for rule in rules.iter().map(Fields::of) {
+        let mut first = None;
+        for target in rule.items("ruleBackupDestinations")?.iter().map(Fields::of) {
+            let Some(id) = target.reference("backupDestination")? else { continue };
+            if target.choice("roleType")?.unwrap_or(DestinationRole::Primary) == DestinationRole::Primary {
                 return Ok(Some(id));
             }
+            first = first.or(Some(id));
+        }
+        for target in rule.items("backupDestinations")? {
+            first = match first {
+                None => crate::input::reference(target, "backupDestinations")?,
+                some => some,
+            };
+        }
+        if first.is_some() {
+            return Ok(first);
         }
     }
     Ok(None)
@@ -173,7 +196,7 @@ pub(crate) async fn inventory_sync(
     let managers: Vec<PlatformId> = fields.references("hypervisorManagers")?;
     let hypervisors: Vec<HostId> = fields.references("hypervisors")?;
     let tasks = state.portolan.request_sync(&auth.caller, managers, hypervisors).await?;
-    let names = names(&state, &auth.caller).await?;
+    let names = names(&state, &auth.caller, &tasks).await?;
     let items: Vec<TaskDetail> = tasks.iter().map(|t| task(t, &names)).collect();
     Ok(list_answer(&items, None, &LIST))
 }
@@ -205,7 +228,7 @@ pub(crate) async fn verify(State(state): State<Vplus>, auth: Authenticated, body
 pub(crate) async fn set_state(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
     body: Body,
 ) -> Result<Response, ApiError> {
     let id: TaskId = path_id(&guid, "task")?;
@@ -226,7 +249,7 @@ pub(crate) async fn set_state(
 pub(crate) async fn remove(
     State(state): State<Vplus>,
     auth: Authenticated,
-    Path(guid): Path<String>,
+    PathText(guid): PathText,
 ) -> Result<StatusCode, ApiError> {
     state.portolan.protect.remove_task(&auth.caller, path_id(&guid, "task")?).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,10 +1,11 @@
 //! Backups, their locations, and restore jobs (sections 7 and 9).
 
+use super::inventory::destination_type;
 use super::{Enum, Ref, TypedRef, word};
 use crate::names::Names;
 use portolan::protect::PointView;
 use portolan_model::backup::BackupType;
-use portolan_model::dialect::vplus::{DestinationType, ExportImportMode, RetentionHint};
+use portolan_model::dialect::vplus::{ExportImportMode, RetentionHint};
 use portolan_model::*;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -99,7 +100,7 @@ pub(crate) fn backup(view: &PointView, names: &Names) -> BackupDetail {
         effective_backup_size: stored,
         effective_backup_objects_count: p.disks.iter().filter(|d| !d.excluded).count(),
         description: p.description.clone(),
-        parent_backup: p.parent.map(|id| Ref::new(id, String::new())),
+        parent_backup: p.parent.and_then(|id| names.parent_backup(id)).map(Into::into),
         warnings_present: !p.warnings.is_empty(),
         warnings_acknowledged: p.warnings_acknowledged,
         warnings: p.warnings.clone(),
@@ -131,7 +132,7 @@ pub(crate) fn location(point: &RecoveryPoint, copy: &BackupCopy, names: &Names) 
         backup: Ref::new(point.id, point.name.clone()),
         snapshot_time: point.snapshot_time.map(|t| t.as_millis()),
         backup_destination: names.destination(copy.destination).into(),
-        backup_destination_type: word(DestinationType::Filesystem),
+        backup_destination_type: word(destination_type(names.destination_kind(copy.destination).unwrap_or_default())),
         role_type: word(copy.role),
         status: word(copy.status),
         kind: word(point.backup_type),

@@ -3,7 +3,6 @@
 use super::{Enum, Ref, word};
 use crate::names::{Names, manager_type};
 use portolan_model::dialect::vplus::{DestinationType, ExportImportMode, NodeState};
-use portolan_model::describe::Describe;
 use portolan_model::*;
 use serde::Serialize;
 use std::time::Duration;
@@ -193,14 +192,18 @@ pub(crate) struct Destination {
     node_configs: Vec<Ref>,
 }
 
+/// What clients are told a kind of store is.
+pub(crate) fn destination_type(kind: &str) -> DestinationType {
+    if kind == "s3" { DestinationType::S3 } else { DestinationType::Filesystem }
+}
+
 /// A backup destination on the wire.
 pub(crate) fn destination(d: &BackupDestination) -> Destination {
-    let kind = if d.kind == "s3" { DestinationType::S3 } else { DestinationType::Filesystem };
     Destination {
         guid: d.id.uuid(),
         name: d.name.to_string(),
         description: d.description.clone(),
-        kind: kind.described().into(),
+        kind: word(destination_type(&d.kind)),
         default_backup_destination: d.default,
         total_used_space: d.logical_bytes,
         total_available_space: d.free_bytes,
@@ -209,5 +212,32 @@ pub(crate) fn destination(d: &BackupDestination) -> Destination {
         visible_for_all_vms: true,
         projects: Vec::new(),
         node_configs: Vec::new(),
+    }
+}
+
+/// A tenant as a project.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Project)]
+pub(crate) struct ProjectDetail {
+    guid: Uuid,
+    /// What the system in front calls it.
+    uuid: String,
+    name: String,
+    active: bool,
+    present: bool,
+    backup_destinations: Vec<Ref>,
+}
+
+/// A project on the wire.
+pub(crate) fn project(tenant: &Tenant) -> ProjectDetail {
+    let own = || tenant.id.to_string();
+    ProjectDetail {
+        guid: tenant.id.uuid(),
+        uuid: if tenant.external_id.is_empty() { own() } else { tenant.external_id.clone() },
+        name: tenant.name.to_string(),
+        active: true,
+        present: true,
+        backup_destinations: Vec::new(),
     }
 }

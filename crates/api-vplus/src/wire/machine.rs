@@ -2,7 +2,7 @@
 
 use super::{Enum, Ref, word};
 use crate::names::{Names, manager_type};
-use portolan_model::dialect::vplus::{ExportImportMode, ProtectedEntityType, StdErrorHandling};
+use portolan_model::dialect::vplus::{ExportImportMode, IncrementalObstacle, ProtectedEntityType, StdErrorHandling};
 use portolan_model::*;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -113,6 +113,19 @@ pub(crate) fn machine(vm: &VirtualMachine, names: &Names) -> Machine {
         project: tenant.map(|t| names.project(t).into()),
         tenant_id: tenant.map(|t| names.tenant(t)),
     }
+}
+
+/// A machine whose next backup cannot be an increment.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Obstacle {
+    virtual_machine: Machine,
+    reasons: Vec<Enum>,
+}
+
+/// A machine without an earlier backup to compare with.
+pub(crate) fn obstacle(virtual_machine: Machine) -> Obstacle {
+    Obstacle { virtual_machine, reasons: vec![word(IncrementalObstacle::MissingBase)] }
 }
 
 /// A machine's disks on the wire.

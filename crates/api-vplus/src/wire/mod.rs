@@ -2,14 +2,17 @@
 //! (section 2.6).
 
 pub(crate) mod backup;
+pub(crate) mod dashboard;
+pub(crate) mod file;
 pub(crate) mod inventory;
 pub(crate) mod machine;
 pub(crate) mod session;
 pub(crate) mod task;
+pub(crate) mod workflow;
 
+use portolan_model::backup::Origin;
 use portolan_model::describe::{Describe, EnumNameAndDescription, NameAndGuid};
 use portolan_model::dialect::vplus::ProtectedEntityType;
-use portolan_model::backup::Origin;
 use portolan_model::{AccountId, TypedId};
 use serde::Serialize;
 use utoipa::ToSchema;

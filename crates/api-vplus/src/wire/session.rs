@@ -1,8 +1,8 @@
 //! The user that a login answers (section 1).
 
 use super::{Enum, word};
-use portolan_model::dialect::vplus::UiPrivilege;
 use portolan_model::describe::Describe;
+use portolan_model::dialect::vplus::UiPrivilege;
 use portolan_model::{Account, Caller};
 use serde::Serialize;
 use utoipa::ToSchema;

@@ -6,7 +6,7 @@ use portolan::tasks::Task;
 use portolan_model::backup::BackupType;
 use portolan_model::describe::Describe;
 use portolan_model::dialect::vplus::TaskType;
-use portolan_model::{TaskState, task_kind};
+use portolan_model::{Node, TaskState, task_kind};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -65,6 +65,11 @@ pub(crate) struct TaskDetail {
     hypervisor: Option<Ref>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hypervisor_manager: Option<Ref>,
+    /// The process that works on it, or did last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<Ref>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<Ref>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_task: Option<Ref>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,15 +118,42 @@ pub(crate) fn task(t: &Task, names: &Names) -> TaskDetail {
         backup_destination: links.destination.map(|d| names.destination(d).into()),
         hypervisor: links.host.map(|h| names.hypervisor(h).into()),
         hypervisor_manager: links.platform.map(|p| names.manager(p).into()),
-        parent_task: links.parent.map(|p| Ref::new(p, String::new())),
+        node: node_of(&t.worker),
+        // What a schedule fires says so in its origin, name and all.
+        schedule: links.schedule.map(|s| Ref::new(s, t.new.origin.name.clone())),
+        parent_task: links.parent.and_then(|p| names.parent_task(p)).map(Into::into),
         restore_job: links.restore_job.map(|j| Guid { guid: j.uuid() }),
         workflow_execution: Guid { guid: t.new.chain.uuid() },
         origin_entity: TypedRef::origin(&t.new.origin),
-        result: if succeeded { t.output.clone() } else { serde_json::Value::Null },
+        result: if succeeded { without_nulls(t.output.clone()) } else { serde_json::Value::Null },
     }
 }
 
-fn kind_word(kind: &str) -> Enum {
+/// The name under which a node's engine works: unique where two nodes have one name.
+pub(crate) fn worker_of(node: &Node) -> String {
+    format!("{}/{}", node.name, node.id)
+}
+
+/// The node that a worker's name tells; nothing for a worker that is no node's.
+fn node_of(worker: &str) -> Option<Ref> {
+    let (name, id) = worker.rsplit_once('/')?;
+    Some(Ref { guid: Uuid::parse_str(id).ok()?, name: name.to_owned() })
+}
+
+/// The value with what is `null` left out, as everywhere in the dialect.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            fields.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect()
+        }
+        Value::Array(items) => items.into_iter().filter(|v| !v.is_null()).map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+/// What clients are told a kind of task is.
+pub(crate) fn kind_word(kind: &str) -> Enum {
     match KINDS.iter().find(|row| row.0 == kind) {
         Some((_, kind)) => word(*kind),
         // Portolan's own kinds, which the original has not.

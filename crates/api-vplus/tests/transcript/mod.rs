@@ -1,10 +1,15 @@
 //! Conversations with the router, written down so that they are the same from run to run.
 
-use crate::world::World;
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
+use crate::world::{World, content, me};
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, header};
+use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
+use portolan::access::NewAccount;
+use portolan::model::{Role, TenantId};
 use portolan_api_vplus::{COOKIE, VplusOptions, router, shape_fault};
 use portolan_http::Edge;
 use portolan_testkit::clock::SeededIds;
@@ -17,9 +22,20 @@ use tower::ServiceExt;
 /// Answer headers that are part of the contract.
 const HEADERS: [&str; 3] = ["content-type", "x-total-count", "retry-after"];
 /// Fields that hold a duration, or a size that depends on how well data packs.
-const VOLATILE: [&str; 12] = [
-    "queuedExportTime", "exportTime", "queuedStoreTime", "storeTime", "taskDurationTime", "queuedRestoreTime",
-    "restoreTime", "queuedImportTime", "importTime", "effectiveBackupSize", "stored_bytes", "read_bytes",
+const VOLATILE: [&str; 13] = [
+    "totalDedupUsedSpace",
+    "queuedExportTime",
+    "exportTime",
+    "queuedStoreTime",
+    "storeTime",
+    "taskDurationTime",
+    "queuedRestoreTime",
+    "restoreTime",
+    "queuedImportTime",
+    "importTime",
+    "effectiveBackupSize",
+    "stored_bytes",
+    "read_bytes",
 ];
 
 pub(crate) struct Conversation {
@@ -33,8 +49,8 @@ pub(crate) struct Conversation {
 impl Conversation {
     pub(crate) fn with(world: &World) -> Self {
         let options = VplusOptions::new(true, &["https://engine.example".to_owned()]).unwrap();
-        let routes = router(Arc::clone(&world.portolan), options);
-        let router = Edge::new("vplus", Arc::new(SeededIds::new(3))).faults(shape_fault).wrap(routes);
+        let edge = Edge::new("vplus", Arc::new(SeededIds::new(3))).faults(shape_fault).cors(options.cors.clone());
+        let router = edge.wrap(router(Arc::clone(&world.portolan), options));
         Self { router, cookie: None, written: String::new(), guids: BTreeMap::new(), origin: None }
     }
 
@@ -107,6 +123,16 @@ impl Conversation {
     }
 
     async fn send(&mut self, method: &str, path: &str, body: &str) -> (u16, Vec<(&'static str, String)>, String) {
+        let answer = self.exchange(self.request(method, path).body(Body::from(body.to_owned())).unwrap()).await;
+        let headers = HEADERS
+            .iter()
+            .filter_map(|name| Some((*name, answer.headers.get(*name)?.to_str().unwrap().to_owned())))
+            .collect();
+        (answer.status, headers, answer.text)
+    }
+
+    /// A request with the session's cookie, to be given a body.
+    pub(crate) fn request(&self, method: &str, path: &str) -> axum::http::request::Builder {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "portolan.example:8181");
         if let Some(cookie) = &self.cookie {
             request = request.header(header::COOKIE, format!("{COOKIE}={cookie}"));
@@ -114,21 +140,39 @@ impl Conversation {
         if let Some(origin) = &self.origin {
             request = request.header(header::ORIGIN, origin);
         }
-        let request = request.body(Body::from(body.to_owned())).unwrap();
+        request
+    }
+
+    /// Sends anything, and checks what holds for every answer: errors are JSON with a message, nothing is `null`.
+    pub(crate) async fn exchange(&mut self, request: Request<Body>) -> Answer {
+        let what = format!("{} {}", request.method(), request.uri());
+        let silent = request.method() == "HEAD" || request.method() == "OPTIONS";
         let response = self.router.clone().oneshot(request).await.unwrap();
         for value in response.headers().get_all(header::SET_COOKIE) {
             let value = value.to_str().unwrap();
             let token = value.strip_prefix(&format!("{COOKIE}=")).unwrap().split(';').next().unwrap();
             assert!(value.contains("HttpOnly") && value.contains("Secure") && value.contains("SameSite=None"));
+            assert!(value.contains("Path=/"));
             self.cookie = (!token.is_empty()).then(|| token.to_owned());
         }
         let status = response.status().as_u16();
-        let headers = HEADERS
-            .iter()
-            .filter_map(|name| Some((*name, response.headers().get(*name)?.to_str().unwrap().to_owned())))
-            .collect();
+        let headers = response.headers().clone();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, headers, String::from_utf8(bytes.to_vec()).unwrap())
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let value: Value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
+        if !silent {
+            if text.is_empty() {
+                assert_eq!(status, 204, "{what}");
+            } else {
+                assert_eq!(headers["content-type"], "application/json", "{what}");
+                assert!(!holds_null(&value), "{what} answers null: {text}");
+            }
+            if status >= 400 {
+                assert!(value["message"].as_str().is_some_and(|m| !m.is_empty()), "{what}: {text}");
+                assert!(value["code"].is_string() && value["status"] == status, "{what}: {text}");
+            }
+        }
+        Answer { status, headers, text, value }
     }
 
     /// The value, with what differs from run to run replaced by words.
@@ -169,6 +213,45 @@ impl Conversation {
         }
         out
     }
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    pub(crate) value: Value,
+}
+
+fn holds_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(holds_null),
+        Value::Object(fields) => fields.values().any(holds_null),
+        _ => false,
+    }
+}
+
+/// A world with two machines, an account `portal`, and a running engine.
+pub(crate) async fn ready() -> (World, Conversation) {
+    let world = World::new().await;
+    world.fake.add_vm("web01", &[("disk1", content(1)), ("disk2", content(2))]);
+    world.fake.add_vm("db01", &[("disk1", content(3))]);
+    account(&world, "portal", "correct horse", Role::Administrator, None).await;
+    world.start();
+    let conversation = Conversation::with(&world);
+    (world, conversation)
+}
+
+pub(crate) async fn account(world: &World, login: &str, password: &str, role: Role, tenant: Option<TenantId>) {
+    let new = NewAccount {
+        login: login.into(),
+        password: portolan::model::Secret::new(password),
+        role,
+        tenant,
+        time_zone: None,
+    };
+    world.portolan.access.accounts.create(&me(), new).await.unwrap();
 }
 
 /// `2026-11-21 01:00:04`

@@ -1,7 +1,11 @@
 //! A whole Portolan in memory: storage, a scripted platform, a repository over an object store that a test may break.
 
 // Each test file uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
+
+mod objects;
+#[allow(unused_imports)]
+pub(crate) use objects::BreakableObjects;
 
 use portolan::Portolan;
 use portolan::access::{MasterKey, Vault};
@@ -9,10 +13,13 @@ use portolan::inventory::NewPlatform;
 use portolan::model::backup::BackupType;
 use portolan::model::query::Filter;
 use portolan::model::*;
-use portolan::protect::{ExportRequest, NewDestination};
-use portolan::repository::{MemoryObjects, ObjectStore, Repository, RepositoryEnv, RepositoryKey};
-use portolan::storage::{MemoryStorage, Query};
-use portolan::tasks::{Task, TaskQuery};
+use portolan::protect::{ExportRequest, NewDestination, RestoreRequest};
+use portolan::repository::{
+    BackupRepository, MemoryObjects, ObjectStore, PointFilter, Repository, RepositoryEnv, RepositoryKey, Unobserved,
+    VerifyDepth, VerifyScope,
+};
+use portolan::storage::{MemoryStorage, Query, Storage};
+use portolan::tasks::{ClaimRequest, Done, Task, TaskContext, TaskFailure, TaskQuery, TaskStore};
 use portolan_testkit::clock::SeededIds;
 use portolan_testkit::fake_hypervisor::FakeHypervisor;
 use std::sync::Arc;
@@ -25,6 +32,9 @@ pub(crate) struct World {
     pub(crate) platform: Platform,
     pub(crate) destination: BackupDestination,
     pub(crate) repository: Arc<Repository>,
+    key: RepositoryKey,
+    env: RepositoryEnv,
+    clock: PausedClock,
     stop: CancellationToken,
 }
 
@@ -35,7 +45,7 @@ impl Drop for World {
 }
 
 /// The runtime's own time, which stands still until all wait for it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct PausedClock(tokio::time::Instant);
 
 impl Clock for PausedClock {
@@ -55,20 +65,21 @@ impl World {
     }
 
     pub(crate) async fn over(objects: Arc<dyn ObjectStore>) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
+        Self::on(objects, Arc::new(MemoryStorage::new())).await
+    }
+
+    pub(crate) async fn on(objects: Arc<dyn ObjectStore>, storage: Arc<dyn Storage>) -> Self {
+        let paused = PausedClock(tokio::time::Instant::now());
+        let clock: Arc<dyn Clock> = Arc::new(paused);
         let ids: Arc<dyn IdSource> = Arc::new(SeededIds::new(7));
         let vault = Vault::unchecked(MasterKey::generate(&*ids));
-        let portolan = Portolan::builder(Arc::new(MemoryStorage::new()), vault)
-            .clock(clock.clone())
-            .ids(ids.clone())
-            .build()
-            .unwrap();
+        let portolan = Portolan::builder(storage, vault).clock(clock.clone()).ids(ids.clone()).build().unwrap();
         let fake = FakeHypervisor::new();
         let lab = NewPlatform { name: Name::new("lab").unwrap(), driver: "fake".into(), url: "memory:lab".into() };
         let platform = portolan.inventory.register_platform(&me(), lab, fake.port()).await.unwrap();
         let key = RepositoryKey::generate(&*ids);
         let env = RepositoryEnv { clock, ids: ids.clone() };
-        let (repository, _) = Repository::create(objects, env, &key).await.unwrap();
+        let (repository, _) = Repository::create(objects, env.clone(), &key).await.unwrap();
         let repository = Arc::new(repository);
         let new = NewDestination {
             id: BackupDestinationId::from_uuid(ids.uuid()),
@@ -80,14 +91,69 @@ impl World {
         };
         let destination = portolan.protect.register_destination(&me(), new, repository.clone()).await.unwrap();
         let stop = CancellationToken::new();
-        Self { portolan: Arc::new(portolan), fake, platform, destination, repository, stop }
+        Self { portolan: Arc::new(portolan), fake, platform, destination, repository, key, env, clock: paused, stop }
     }
 
     /// Starts an engine; dropped with the world.
     pub(crate) fn start(&self) {
-        let engine = self.portolan.engine("node-1").build();
+        self.start_as("node-1");
+    }
+
+    /// Starts an engine that a test kills by aborting it.
+    pub(crate) fn start_as(&self, worker: &str) -> tokio::task::JoinHandle<()> {
+        let engine = self.portolan.engine(worker).build();
         let stop = self.stop.clone();
-        tokio::spawn(async move { engine.run(stop).await });
+        tokio::spawn(async move { engine.run(stop).await })
+    }
+
+    /// Opens the repository anew, as another process would.
+    pub(crate) async fn reopen(&mut self, objects: Arc<dyn ObjectStore>) {
+        let repository = Arc::new(Repository::open(objects, self.env.clone(), &self.key).await.unwrap());
+        self.portolan.repositories().insert(self.destination.id, repository.clone());
+        self.repository = repository;
+    }
+
+    /// Claims the one task that is ready, as a worker that nothing tells to stop.
+    pub(crate) async fn claim(&self, kind: &str) -> TaskContext {
+        let request = ClaimRequest {
+            worker: "zombie".into(),
+            kinds: vec![kind.into()],
+            serves: self.portolan.serves(),
+            limit: 1,
+            lease: Duration::from_secs(30),
+        };
+        let claimed = self.portolan.storage().claim(self.portolan.now(), request).await.unwrap().remove(0);
+        let store: Arc<dyn TaskStore> = self.portolan.storage().clone();
+        TaskContext::new(store, Arc::new(*self.clock()), claimed)
+    }
+
+    /// Runs the handler of a claimed task.
+    pub(crate) fn run(&self, ctx: TaskContext) -> tokio::task::JoinHandle<Result<Done, TaskFailure>> {
+        let handlers = portolan::protect::handlers(&self.portolan.protect);
+        let handler = handlers.into_iter().find(|h| h.kind() == ctx.task().new.kind).unwrap();
+        tokio::spawn(async move { handler.run(&ctx).await })
+    }
+
+    fn clock(&self) -> &PausedClock {
+        &self.clock
+    }
+
+    /// Every backup is either a success that the repository has, or a failure that it has not; nothing is open.
+    pub(crate) async fn assert_consistent(&self) {
+        let (rows, _) = self.portolan.protect.points(&me(), Default::default()).await.unwrap();
+        assert!(rows.iter().all(|r| !r.point.status.is_open()), "{rows:?}");
+        let mut good: Vec<_> = rows.iter().filter(|r| r.point.status.is_restorable()).map(|r| r.point.id).collect();
+        let stored = self.repository.points(PointFilter::default()).await.unwrap();
+        let mut stored: Vec<_> = stored.iter().map(|p| p.id).collect();
+        good.sort();
+        stored.sort();
+        assert_eq!(good, stored);
+        let report = self.repository.verify(VerifyScope::All, VerifyDepth::Data, &Unobserved).await.unwrap();
+        assert!(report.damage.is_empty(), "{report:?}");
+        assert!(self.fake.open_exports().is_empty(), "an export stays open");
+        assert!(self.fake.pending_imports().is_empty(), "an import stays");
+        let jobs = self.portolan.protect.restore_jobs(&me(), Query::default()).await.unwrap().items;
+        assert!(jobs.iter().all(|j| !j.status.is_open()));
     }
 
     /// Syncs the platform, and fails unless that went well.
@@ -149,6 +215,21 @@ pub(crate) fn request(vm: VmId, backup_type: BackupType) -> ExportRequest {
         window_start: None,
         window_end: None,
         retries: 0,
+    }
+}
+
+pub(crate) fn restore_of(point: RecoveryPointId, name: &str) -> RestoreRequest {
+    RestoreRequest {
+        point,
+        destination: None,
+        platform: None,
+        host: None,
+        cluster: None,
+        datastore: None,
+        name: Some(Name::new(name).unwrap()),
+        overwrite: false,
+        disks: Vec::new(),
+        priority: 50,
     }
 }
 

@@ -26,7 +26,12 @@ pub const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 pub const KEYS: &[Key] = &[
     key("data_dir", Kind::Path, None, "where the server keeps everything that is its own"),
     key("node.name", Kind::Text, None, "the name of this process among others; the host's by default"),
-    key("database.url", Kind::SecretUrl, None, "sqlite:///path, postgres://… or mysql://…; SQLite in the data directory"),
+    key(
+        "database.url",
+        Kind::SecretUrl,
+        None,
+        "sqlite:///path, postgres://… or mysql://…; SQLite in the data directory",
+    ),
     key("database.max_connections", Kind::Number(1, 500), None, "connections at the most"),
     key("keys.master_file", Kind::Path, None, "the master key; keys/master.key in the data directory"),
     key("listeners.vplus.enabled", Kind::Flag, Some("true"), "whether the vPlus API is served"),
@@ -37,7 +42,12 @@ pub const KEYS: &[Key] = &[
     key("listeners.vplus.names", Kind::List, Some(""), "further names of this host in the self-signed certificate"),
     key("listeners.vplus.origins", Kind::List, Some(""), "web pages that may call from elsewhere: https://host[:port]"),
     key("listeners.management.enabled", Kind::Flag, Some("true"), "whether health and metrics are served"),
-    key("listeners.management.addresses", Kind::Addresses, Some("127.0.0.1:9180"), "where they are served, in plain HTTP"),
+    key(
+        "listeners.management.addresses",
+        Kind::Addresses,
+        Some("127.0.0.1:9180"),
+        "where they are served, in plain HTTP",
+    ),
     key("platform.*.driver", Kind::Choice(&["images"]), None, "the platform's driver"),
     key("platform.*.root", Kind::Path, None, "the directory of disk images"),
     key("destination.*.kind", Kind::Choice(&["local"]), Some("local"), "the kind of store"),

@@ -138,8 +138,8 @@ pub fn load(surroundings: &Surroundings, overrides: &Overrides) -> Result<(Confi
         None => surroundings.config_files().into_iter().find(|path| path.exists()),
     };
     if let Some(path) = file {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
         let absolute = std::path::absolute(&path).unwrap_or(path);
         settings.file(&absolute, &text)?;
     }

@@ -14,7 +14,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of this process. Variables that are no UTF-8 are left out.
     pub fn of_process() -> Self {
-        let utf8 = |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+        let utf8 =
+            |(k, v): (std::ffi::OsString, std::ffi::OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
         Self { variables: std::env::vars_os().filter_map(utf8).collect() }
     }
 

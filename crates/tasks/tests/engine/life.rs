@@ -83,10 +83,10 @@ async fn new_work_starts_at_once_and_scheduled_work_when_it_is_due() {
     let later = world.add(NewTask { run_at: due, ..world.task("A") }).await;
     world.ended_as(at_once, TaskState::Succeeded).await;
     world.ended_as(later, TaskState::Succeeded).await;
+    running.stop().await;
     let starts = starts.lock().unwrap();
     assert!(starts[&at_once].since(asked) < Duration::from_millis(5));
     assert!(starts[&later] >= due && starts[&later].since(due) < secs(2));
-    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,10 +124,9 @@ async fn no_more_run_at_once_than_allowed() {
         world.ended_as(id, TaskState::Succeeded).await;
     }
     assert!(began.elapsed() < secs(13), "{:?}", began.elapsed());
+    running.stop().await;
     let most = running_now.lock().unwrap();
     assert_eq!((most["A"].1, most["all"].1), (2, 6));
-    drop(most);
-    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,11 +287,10 @@ async fn what_failed_for_good_is_undone_with_its_steps_at_hand() {
     assert_eq!(world.ended_as(panics, TaskState::Failed).await.error, "internal error");
     assert_eq!(world.ended_as(later, TaskState::Failed).await.attempt, 3);
     assert_eq!(world.ended_as(stuck, TaskState::Stuck).await.error, "cannot delete snap-1");
+    running.stop().await;
     let undone = undone.lock().unwrap();
     assert!(undone.iter().all(|(_, step)| step == "snap-1"));
     assert_eq!(undone.iter().filter(|(id, _)| *id == later).count(), 3);
-    drop(undone);
-    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

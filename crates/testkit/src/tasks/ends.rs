@@ -216,6 +216,29 @@ pub async fn cleaning_up_follows_every_other_end_once(store: Arc<dyn TaskStore>)
     assert!(!found.contains(&no_clean));
 }
 
+/// Copies are for failures: what was cancelled, cut off or expired while it waited is not tried again.
+pub async fn no_copy_follows_an_end_before_the_start(store: Arc<dyn TaskStore>) {
+    let kit = Kit::new(store);
+    let plain = || NewTask { retries: 3, ..kit.task("A") };
+    let cancelled = kit.add(plain()).await;
+    let cut_off = kit.add(NewTask { after: vec![cancelled], ..plain() }).await;
+    let expired = kit.add(NewTask { start_by: Some(kit.now()), ..plain() }).await;
+    kit.store.cancel(kit.now(), Scope::All, cancelled, "stop").await.unwrap();
+    kit.pass(secs(1));
+    kit.sweep().await;
+    for (id, state) in
+        [(cancelled, TaskState::Cancelled), (cut_off, TaskState::Cancelled), (expired, TaskState::Expired)]
+    {
+        assert_eq!(kit.state(id).await, state);
+    }
+    assert_eq!(kit.list(Filter::All).await.len(), 3);
+    // Nor what its worker cancelled by itself.
+    kit.add(plain()).await;
+    let task = kit.claim_one().await;
+    kit.finish(&task, Outcome::Cancelled { error: "not needed".into() }).await.unwrap();
+    assert_eq!(kit.list(Filter::All).await.len(), 4);
+}
+
 /// A task that waits ends there and then, in every waiting state; one that ended stays as it is.
 pub async fn a_waiting_task_is_cancelled_at_once(store: Arc<dyn TaskStore>) {
     let kit = Kit::new(store);

@@ -46,4 +46,7 @@ pub async fn nodes_count_while_they_live(store: Arc<dyn TaskStore>) {
     kit.pass(LEASE);
     kit.store.node_beat(kit.now(), node("one", &["a"])).await.unwrap();
     assert_eq!(reason(id).await.unwrap(), "no node serves the tag b", "the second has died");
+    kit.pass(secs(60));
+    kit.sweep().await;
+    assert_eq!(reason(id).await.unwrap(), "no node serves the tag a", "and the first, though nobody noted it");
 }

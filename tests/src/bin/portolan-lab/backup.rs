@@ -106,7 +106,6 @@ impl Bench {
             self.shell("restic backup, full", &format!("{restic} backup {image}"))?;
         }
         let repository = self.create(&out.join("repository")).await?;
-        let (full, increment, known) = (point_id(1), point_id(2), point_id(3));
         let name = "Portolan backup, full";
         self.back_up(&repository, name, 1, None, None).await?;
         if round == 0 {
@@ -120,14 +119,16 @@ impl Bench {
             self.sizes.push(format!("{line}."));
         }
 
-        let changed = self.change(round + 1)?;
+        self.change(2 * round + 1)?;
         if self.restic {
             self.shell("restic backup, 2 % changed", &format!("{restic} backup {image}"))?;
         }
         self.back_up(&repository, "Portolan backup, 2 % changed, compared", 2, Some(1), None).await?;
-        self.back_up(&repository, "Portolan backup, 2 % changed, told where", 3, Some(1), Some(changed)).await?;
+        // As much again, so that there is as much to store.
+        let changed = self.change(2 * round + 2)?;
+        self.back_up(&repository, "Portolan backup, 2 % changed, told where", 3, Some(2), Some(changed)).await?;
 
-        let scope = VerifyScope::Points(vec![increment]);
+        let scope = VerifyScope::Points(vec![point_id(3)]);
         let (cost, report) = own(repository.verify(scope, VerifyDepth::Data, &Unobserved)).await;
         let report = report.map_err(|e| e.to_string())?;
         if !report.damage.is_empty() {
@@ -140,10 +141,10 @@ impl Bench {
         self.restore(&repository, &out.join("vms"), round).await?;
         if self.restic {
             let target = at("restored");
-            self.shell("restic restore, sync", &format!("{restic} restore latest --target {target} && sync -f {target}"))?;
-        }
-        for point in [full, increment, known] {
-            repository.point(point).await.map_err(|e| e.to_string())?;
+            self.shell(
+                "restic restore, sync",
+                &format!("{restic} restore latest --target {target} && sync -f {target}"),
+            )?;
         }
         fs::remove_dir_all(&out).map_err(|e| e.to_string())
     }
@@ -220,7 +221,7 @@ impl Bench {
             }],
         };
         let (cost, done) = own(async {
-            let from = repository.open_disk(point_id(2), "disk").await.map_err(|e| e.to_string())?;
+            let from = repository.open_disk(point_id(3), "disk").await.map_err(|e| e.to_string())?;
             let session = driver.begin_import(import).await.map_err(|e| e.to_string())?;
             let to = session.disk("disk").await.map_err(|e| e.to_string())?;
             copy_disk(&*from, &*to, &Unobserved).await.map_err(|e| e.to_string())?;
@@ -261,8 +262,22 @@ fn content(block: u64, generation: u64) -> Vec<u8> {
         2 => noise(1000 + seed / 6 % 100, len),
         _ => {
             const WORDS: [&str; 16] = [
-                "port ", "of ", "call ", "harbour ", "the ", "chart ", "wind ", "north-east ", "sail ", "and ", "rope ",
-                "tide ", "anchor ", "depth ", "in fathoms, ", "lighthouse\n",
+                "port ",
+                "of ",
+                "call ",
+                "harbour ",
+                "the ",
+                "chart ",
+                "wind ",
+                "north-east ",
+                "sail ",
+                "and ",
+                "rope ",
+                "tide ",
+                "anchor ",
+                "depth ",
+                "in fathoms, ",
+                "lighthouse\n",
             ];
             let mut state = seed;
             let mut out = Vec::with_capacity(len + 16);

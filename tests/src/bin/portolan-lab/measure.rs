@@ -87,9 +87,7 @@ impl Runs {
             let peak = peak.map_or("–".to_owned(), |bytes| (bytes >> 20).to_string());
             let ratio = self.fastest(anchor).map_or("–".to_owned(), |a| format!("{:.2}", min / a.as_secs_f64()));
             let rate = bytes as f64 / 1e6 / min;
-            text.push_str(&format!(
-                "| {name} | {min:.2} | {median:.2} | {rate:.0} | {cpu:.2} | {peak} | {ratio} |\n"
-            ));
+            text.push_str(&format!("| {name} | {min:.2} | {median:.2} | {rate:.0} | {cpu:.2} | {peak} | {ratio} |\n"));
         }
         text
     }

@@ -35,7 +35,7 @@ pub(crate) async fn run(quick: bool) -> Result<(), String> {
     let fsync = median(fsyncs.clone());
     println!("| first start, ms | {:.0} | {:.0} |", median(first.clone()), min(&first));
     println!("| later start, ms | {:.0} | {:.0} |", median(again.clone()), min(&again));
-    println!("| one fsync of a small file, ms | {fsync:.2} | {:.2} |", min(&fsyncs));
+    println!("| one fsync of a growing file, ms | {fsync:.2} | {:.2} |", min(&fsyncs));
     println!("| memory after {idle} s at rest, MiB | {:.1} | |", rss as f64 / f64::from(1 << 20));
     match count_fsyncs().await {
         Some(count) => println!("| fsyncs of a first start (≈ {:.0} ms) | {count} | |", count as f64 * fsync),

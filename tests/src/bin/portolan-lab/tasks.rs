@@ -106,9 +106,8 @@ async fn through_port(store: Arc<dyn TaskStore>, count: usize) -> Result<Rates, 
     }
     let many = rate(count / BATCH * BATCH, start);
     let start = Instant::now();
-    let workers: Vec<_> = (0..WORKERS)
-        .map(|n| tokio::spawn(settle(store.clone(), clock.clone(), format!("worker-{n}"))))
-        .collect();
+    let workers: Vec<_> =
+        (0..WORKERS).map(|n| tokio::spawn(settle(store.clone(), clock.clone(), format!("worker-{n}")))).collect();
     let mut settled = 0;
     for worker in workers {
         settled += worker.await.map_err(|e| e.to_string())??;
@@ -157,7 +156,8 @@ async fn plain(url: &str, count: usize) -> Result<Rates, sea_orm::DbErr> {
     if sqlite {
         db.execute_unprepared("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").await?;
     }
-    db.execute_unprepared("CREATE TABLE plain (id BIGINT PRIMARY KEY, state INT NOT NULL, payload VARCHAR(400))").await?;
+    db.execute_unprepared("CREATE TABLE plain (id BIGINT PRIMARY KEY, state INT NOT NULL, payload VARCHAR(400))")
+        .await?;
     let payload = "x".repeat(300);
     let single = count / 10;
     let start = Instant::now();

@@ -1,0 +1,138 @@
+//! The server as a child process.
+
+use crate::api::Api;
+use crate::site::{Said, Site};
+use crate::until;
+use portolan_http::client::{Client, Trust};
+use rustix::process::{Pid, Signal};
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// A running server. Killed when it is dropped.
+pub struct Server {
+    child: Child,
+    data: PathBuf,
+    log: PathBuf,
+    out: PathBuf,
+    /// Where health is answered, and the vPlus API: known once it is ready.
+    health: String,
+    url: String,
+}
+
+impl Server {
+    pub(crate) fn spawn(site: &Site, mut command: Command) -> Self {
+        let (log, out) = (site.dir().join("server.log"), site.dir().join("server.out"));
+        // What this start prints is read for addresses; what earlier ones complained of stays.
+        let complaints = File::options().create(true).append(true).open(&log).unwrap();
+        command.stdout(File::create(&out).unwrap()).stderr(complaints).stdin(Stdio::null());
+        let child = command.spawn().expect("the binary can be started");
+        Self { child, data: site.data(), log, out, health: String::new(), url: String::new() }
+    }
+
+    /// Waits until the server says that it is ready.
+    pub(crate) async fn ready(mut self) -> Self {
+        let (url, health) = until("the server to be ready", async || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the server ended ({status}): {}{}", self.printed(), self.log());
+            }
+            let text = self.printed();
+            let address = |scheme: &str| {
+                let rest = &text[text.find(scheme)?..];
+                // Whole only when something follows it.
+                Some(rest[..scheme.len() + rest[scheme.len()..].find('/')?].to_owned())
+            };
+            let (url, health) = (address("https://")?, address("http://")?);
+            let client = Client::new(&health, Trust::Plain).unwrap().timeout(Duration::from_secs(5));
+            client.get("/readyz").await.ok().filter(|answer| answer.status.is_success())?;
+            Some((url, health))
+        })
+        .await;
+        (self.url, self.health) = (url, health);
+        self
+    }
+
+    /// The server's process, also where another program runs it.
+    pub fn pid(&self) -> u32 {
+        let noted = std::fs::read_to_string(self.data.join("lock")).ok().and_then(|text| text.trim().parse().ok());
+        noted.unwrap_or_else(|| self.child.id())
+    }
+
+    /// What it has written to standard error so far, in this start and those before.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it has written to standard output since this start.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(&self.out).unwrap_or_default()
+    }
+
+    /// Where the vPlus API answers: `https://127.0.0.1:…`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The address and port of the vPlus API.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("https://")
+    }
+
+    /// A client of the management listener.
+    pub fn management(&self) -> Client {
+        Client::new(&self.health, Trust::Plain).unwrap()
+    }
+
+    /// A client of the vPlus API that trusts the server's certificate and has not logged in.
+    pub fn stranger(&self, site: &Site) -> Client {
+        let data = self.data.display().to_string();
+        let Said { code, out, err } = site.run(&["cert", "show", "--pem", "--data-dir", &data]);
+        assert_eq!(code, Some(0), "{err}");
+        Client::new(&format!("{}/api", self.url), Trust::Certificate(out)).unwrap()
+    }
+
+    /// The vPlus API as `admin`.
+    pub async fn api(&self, site: &Site) -> Api {
+        Api::login(self.stranger(site), "admin", crate::PASSWORD).await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        until("the server to end", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Stops it gracefully.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.ended().await;
+        assert!(status.success(), "the server ended with {status}: {}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

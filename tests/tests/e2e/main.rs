@@ -1,0 +1,15 @@
+//! End-to-end tests: the real `portolan` binary, spoken to as its users do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "also where a test is helped by a function")]
+
+mod agree;
+mod backup;
+mod damage;
+mod databases;
+mod full;
+mod images;
+mod kill;
+mod openapi;
+mod start;
+mod stop;
+mod tenants;
+mod wire;

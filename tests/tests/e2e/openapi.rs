@@ -1,0 +1,12 @@
+//! The committed OpenAPI document is what the server generates.
+
+use portolan_e2e::Site;
+
+#[test]
+fn the_committed_document_is_the_generated_one() {
+    let said = Site::empty().run(&["openapi", "vplus"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi/vplus.json");
+    let committed = std::fs::read_to_string(committed).unwrap_or_else(|e| panic!("{committed}: {e}"));
+    assert!(said.out == committed, "run `cargo xtask openapi`, and look at the difference");
+}
