@@ -114,7 +114,7 @@ pub struct RecoveryPoint {
     pub backup_time: Option<Timestamp>,
     /// When it was asked for.
     pub created: Timestamp,
-    /// Bytes that were read from the source for it.
+    /// Bytes that differ from the parent; of a full backup all that hold data.
     #[serde(default)]
     pub size_bytes: u64,
     /// The virtual size of its disks, in bytes.

@@ -17,8 +17,8 @@ crate::described_enum! {
     }
 }
 
-/// A virtual machine. `observed` is written by inventory sync only, `settings` by users only, so that neither
-/// can undo the other's work.
+/// A virtual machine. `observed` is written by inventory sync (and by the import that makes the machine), `settings`
+/// by users only, so that neither can undo the other's work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VirtualMachine {
     /// Portolan's id of the machine, the same in every dialect.
