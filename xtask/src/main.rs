@@ -54,7 +54,7 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
-    /// Writes docs/openapi/<dialect>.json
+    /// Writes the OpenAPI document of each dialect to docs/openapi
     Openapi {
         /// Only fail when a committed document is not the generated one
         #[arg(long)]

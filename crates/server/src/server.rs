@@ -23,6 +23,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How often running tasks show their progress and hear of a wish to cancel: what a person who waits finds prompt.
+const BEAT: Duration = Duration::from_secs(2);
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
@@ -124,6 +127,7 @@ impl Server {
             .engine(&worker)
             .concurrency(config.task_concurrency)
             .lease(config.task_lease)
+            .beat_every(BEAT.min(config.task_lease / 3))
             .retention(config.task_history)
             .grace(config.shutdown_grace)
             .build();
