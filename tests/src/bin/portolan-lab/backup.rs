@@ -39,7 +39,7 @@ pub(crate) async fn run(quick: bool) -> Result<(), String> {
     println!(
         "A raw image of {} MiB with {} MiB of data (a third noise, half text, a sixth repeated), its source in the \
          page cache, everything on one file system, each result synced; {rounds} interleaved rounds. An increment \
-         changes 2 % of the data in blocks of 64 KiB.\n",
+         changes 2 % of the data in blocks of 64 KiB. MB/s are of all data, whatever was read of it.\n",
         size >> 20,
         bench.data >> 20
     );
