@@ -27,9 +27,8 @@ pub(crate) fn run(shell: &Shell, rounds: u32, install: bool) -> Result<()> {
         let verdict = match done {
             Ok(summary) => summary,
             Err(error) => {
-                let text = error.to_string();
                 failed.get_or_insert(error);
-                text
+                "**FAILED**, see its output".to_owned()
             }
         };
         rows.push(format!("| {name} | {rounds} | {:.0} | {verdict} |", start.elapsed().as_secs_f64()));

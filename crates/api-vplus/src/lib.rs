@@ -1,7 +1,7 @@
 //! The vPlus dialect: session login, machines, tasks, backups and restores, as its published clients expect them.
 //!
 //! Sections named in comments are those of `docs/dialect-vplus.md`. A handler extracts, authenticates, makes one
-//! use-case call and maps; everything lenient about the dialect's requests lives in [`input`].
+//! use-case call and maps; everything lenient about the dialect's requests lives in `input`.
 
 mod error;
 mod handlers;

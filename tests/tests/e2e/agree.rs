@@ -16,6 +16,8 @@ fn seeds(each: u64) -> std::ops::Range<u64> {
 
 async fn on(engine: Engine) {
     for seed in seeds(2) {
+        // Shown when it fails: the seed is all that is needed to see it again.
+        println!("{engine:?}, seed {seed}");
         let database = Database::fresh(engine);
         let store = SqlStorage::connect(SqlConfig::new(&database.url)).await.unwrap();
         agrees_with_model(store.clone(), seed, 200).await;
@@ -26,6 +28,7 @@ async fn on(engine: Engine) {
 #[tokio::test]
 async fn streams_of_tasks_agree_in_memory() {
     for seed in seeds(40) {
+        println!("memory, seed {seed}");
         agrees_with_model(Arc::new(MemoryTaskStore::new()), seed, 300).await;
     }
 }

@@ -36,8 +36,8 @@ impl MemoryTasks {
         enqueue: Vec<NewTask>,
         finish: Vec<Finish>,
     ) -> Result<Vec<Enqueued>, TaskError> {
-        self.check_unit(now, &enqueue, &finish)?;
         self.see(now);
+        self.check_unit(now, &enqueue, &finish)?;
         let mut aliases = HashMap::new();
         let answers = self.add(now, enqueue, &mut aliases);
         for finish in finish {
@@ -48,8 +48,9 @@ impl MemoryTasks {
 
     /// See [`crate::TaskStore::enqueue`].
     pub fn enqueue(&mut self, now: Timestamp, tasks: Vec<NewTask>) -> Result<Vec<Enqueued>, TaskError> {
-        self.validate_enqueue(&tasks)?;
+        // Told is told, also by a call that fails: all stores measure waiting against the same instant.
         self.see(now);
+        self.validate_enqueue(&tasks)?;
         Ok(self.add(now, tasks, &mut HashMap::new()))
     }
 
