@@ -118,6 +118,7 @@ pub(crate) fn caller_of(account: &Account, session: Option<SessionId>) -> Caller
         login: account.login.to_string(),
         role: account.role,
         scope: account.tenant.map_or(Scope::All, Scope::Tenant),
+        request: None,
     }
 }
 

@@ -17,7 +17,14 @@ async fn the_caller_is_what_the_account_is() {
     let ops = world.access.logins.authenticate(" oPS ", &right(), None).await.unwrap();
     assert_eq!(
         ops,
-        Caller { account: Some(all), session: None, login: "Ops".into(), role: Role::Operator, scope: Scope::All }
+        Caller {
+            account: Some(all),
+            session: None,
+            login: "Ops".into(),
+            role: Role::Operator,
+            scope: Scope::All,
+            request: None
+        }
     );
     let tina = world.access.logins.authenticate("tina", &right(), None).await.unwrap();
     assert_eq!((tina.role, tina.scope), (Role::Viewer, Scope::Tenant(tenant)));

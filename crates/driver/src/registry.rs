@@ -1,17 +1,27 @@
 //! The drivers of one process.
 
-use crate::{DriverError, Hypervisor};
+use crate::{CloudDriver, DriverError, Hypervisor};
 use portolan_model::PlatformId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The hypervisor drivers that this process can reach, by platform.
-#[derive(Default)]
-pub struct Hypervisors(RwLock<BTreeMap<PlatformId, Arc<dyn Hypervisor>>>);
+/// The drivers of one port that this process can reach, by platform.
+pub struct Registry<D: ?Sized>(RwLock<BTreeMap<PlatformId, Arc<D>>>);
 
-impl Hypervisors {
+/// The hypervisor drivers.
+pub type Hypervisors = Registry<dyn Hypervisor>;
+/// The cloud drivers.
+pub type Clouds = Registry<dyn CloudDriver>;
+
+impl<D: ?Sized> Default for Registry<D> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<D: ?Sized> Registry<D> {
     /// Adds a driver, in place of the one that was there.
-    pub fn insert(&self, platform: PlatformId, driver: Arc<dyn Hypervisor>) {
+    pub fn insert(&self, platform: PlatformId, driver: Arc<D>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(platform, driver);
     }
 
@@ -21,7 +31,7 @@ impl Hypervisors {
     }
 
     /// The driver of a platform; `NotFound` when this process has none.
-    pub fn get(&self, platform: PlatformId) -> Result<Arc<dyn Hypervisor>, DriverError> {
+    pub fn get(&self, platform: PlatformId) -> Result<Arc<D>, DriverError> {
         let drivers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         drivers
             .get(&platform)

@@ -7,6 +7,7 @@ use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
 use portolan_storage::{Conflict, ListOf, Query, Record, Storage, StorageExt, StoreError, Stored, UnitOfWork};
 use portolan_tasks::{Limit, NewTask, TaskLinks};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The kind of the task that syncs one platform.
@@ -30,6 +31,10 @@ pub struct NewPlatform {
     pub driver: String,
     /// Where it is.
     pub url: String,
+    /// What the driver needs to know beside; no secrets.
+    pub settings: BTreeMap<String, String>,
+    /// Whether it stands in the configuration of the server.
+    pub declared: bool,
 }
 
 impl Inventory {
@@ -66,8 +71,11 @@ impl Inventory {
                 let platform = self
                     .storage
                     .change::<Platform, _>(now, caller.scope, there.id, |p| {
-                        (p.url != new.url || !p.enabled).then(|| {
+                        let same = p.url == new.url && p.settings == new.settings && p.declared == new.declared;
+                        (!same || !p.enabled).then(|| {
                             p.url.clone_from(&new.url);
+                            p.settings.clone_from(&new.settings);
+                            p.declared = new.declared;
                             p.enabled = true;
                             UnitOfWork::new()
                         })
@@ -85,6 +93,8 @@ impl Inventory {
                 enabled: true,
                 last_sync: None,
                 last_error: String::new(),
+                settings: new.settings.clone(),
+                declared: new.declared,
                 created: now,
             };
             match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&platform)).await {

@@ -33,7 +33,13 @@ async fn inventory_over(driver: MockDriver) -> (Inventory, PlatformId) {
         Arc::new(FakeClock::default()),
         Arc::new(SeededIds::new(1)),
     );
-    let new = NewPlatform { name: Name::new("lab").unwrap(), driver: "mock".into(), url: "mock:lab".into() };
+    let new = NewPlatform {
+        name: Name::new("lab").unwrap(),
+        driver: "mock".into(),
+        url: "mock:lab".into(),
+        settings: Default::default(),
+        declared: false,
+    };
     let platform = inventory.register_platform(&Caller::system(), new, Arc::new(driver)).await.unwrap();
     (inventory, platform.id)
 }

@@ -2,6 +2,7 @@
 
 use crate::id::{AccountId, SessionId, TenantId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 crate::described_enum! {
     /// What an account may do, coarsely. A role stands for a set of [`Privilege`]s.
@@ -27,6 +28,7 @@ crate::described_enum! {
         PlatformManage = "PLATFORM_MANAGE", "Register platforms and destinations";
         AccessManage = "ACCESS_MANAGE", "Manage accounts, tokens and tenants";
         SecretRead = "SECRET_READ", "Read stored credentials";
+        AuditRead = "AUDIT_READ", "Read the audit log";
     }
 }
 
@@ -36,7 +38,7 @@ impl Role {
         use Privilege::*;
         match self {
             Self::Administrator => true,
-            Self::Operator => !matches!(privilege, PlatformManage | AccessManage | SecretRead),
+            Self::Operator => !matches!(privilege, PlatformManage | AccessManage | SecretRead | AuditRead),
             Self::Viewer => matches!(privilege, InventoryRead | BackupRead),
         }
     }
@@ -94,12 +96,38 @@ pub struct Caller {
     pub role: Role,
     /// What the account may see.
     pub scope: Scope,
+    /// The request that this is, where its sender named it: a repetition has the same key.
+    pub request: Option<RequestKey>,
+}
+
+/// Names a request of one sender: what its repetition is known by. Use cases that begin something durable derive its
+/// id from the key, so that a repetition finds what the first one began, also after a crash in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestKey(pub Uuid);
+
+impl RequestKey {
+    /// The id of the part `role` of what the request begins, always the same: the n-th of several.
+    pub fn derive(self, role: &str, n: u64) -> Uuid {
+        // FNV-1a over all that is told apart, twice with different starts; the key itself is a keyed hash already.
+        let bytes = || self.0.as_bytes().iter().copied().chain(n.to_le_bytes()).chain(role.bytes());
+        let fnv = |start: u64| bytes().fold(start, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let id = Uuid::from_u64_pair(fnv(0xcbf2_9ce4_8422_2325), fnv(0x8422_2325_cbf2_9ce4));
+        uuid::Builder::from_bytes(id.into_bytes()).with_version(uuid::Version::Custom).into_uuid()
+    }
 }
 
 impl Caller {
     /// Portolan itself: the scheduler, the demo, a subcommand that works on the data directory.
     pub fn system() -> Self {
-        Self { account: None, session: None, login: "system".into(), role: Role::Administrator, scope: Scope::All }
+        Self {
+            account: None,
+            session: None,
+            login: "system".into(),
+            role: Role::Administrator,
+            scope: Scope::All,
+            request: None,
+        }
     }
 
     /// Whether the caller holds the privilege.

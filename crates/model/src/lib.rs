@@ -33,7 +33,7 @@ pub mod zone;
 
 pub use account::{Account, Session, Tenant};
 pub use backup::{BackupCopy, BackupDestination, RecoveryPoint, RestoreJob};
-pub use caller::{Caller, Privilege, Role, Scope};
+pub use caller::{Caller, Privilege, RequestKey, Role, Scope};
 pub use cloud::{Image, ImageMember, KeyPair, Location, PersistentVolume, Size, Volume, VolumeSnapshot};
 pub use credential::{ApiToken, Assignment, Certificate, Credential};
 pub use describe::{Describe, EnumNameAndDescription, NameAndGuid};

@@ -4,6 +4,7 @@ use crate::id::PlatformId;
 use crate::name::Name;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A configured driver instance: a hypervisor manager, a cloud.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,12 @@ pub struct Platform {
     /// Why the last listing failed, empty when it did not.
     #[serde(default)]
     pub last_error: String,
+    /// What its driver needs to know beside, by the names of the driver's settings. Secrets are elsewhere, sealed.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Whether it stands in the configuration of the server: such a one is changed there and nowhere else.
+    #[serde(default)]
+    pub declared: bool,
     /// When it was registered.
     pub created: Timestamp,
 }

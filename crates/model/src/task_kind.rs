@@ -16,6 +16,12 @@ pub const IMPORT: &str = "import";
 pub const RESTORE_CLEANUP: &str = "restore-cleanup";
 /// Reads a recovery point and checks every byte.
 pub const VERIFY: &str = "verify";
+/// Makes a node in a cloud.
+pub const NODE_START: &str = "node-start";
+/// Destroys a node of a cloud.
+pub const NODE_STOP: &str = "node-stop";
+/// Destroys a node that its user gave back, after a while.
+pub const NODE_RELEASE: &str = "node-release";
 
 /// Kinds that clean up behind the scenes: dialects do not list them.
 pub const INTERNAL: &[&str] = &[BACKUP_CLEANUP, RESTORE_CLEANUP];

@@ -35,7 +35,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // A platform with one machine. Your own driver implements `portolan::driver::Hypervisor`.
     let platform = FakeHypervisor::new();
     platform.add_vm("web01", &[("disk1", vec![7; 1 << 20])]);
-    let lab = NewPlatform { name: Name::new("lab")?, driver: "fake".into(), url: "memory:lab".into() };
+    let lab = NewPlatform {
+        name: Name::new("lab")?,
+        driver: "fake".into(),
+        url: "memory:lab".into(),
+        settings: Default::default(),
+        declared: false,
+    };
     portolan.inventory.register_platform(&me, lab, platform.port()).await?;
 
     // A destination: a repository over any object store.

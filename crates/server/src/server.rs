@@ -282,7 +282,7 @@ async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<Pla
     let root: PathBuf = platform.root.clone();
     let url = root.display().to_string();
     let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
-    let new = NewPlatform { name, driver: platform.driver.clone(), url };
+    let new = NewPlatform { name, driver: platform.driver.clone(), url, settings: Default::default(), declared: true };
     let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
     Ok(registered.or_fail(what)?.id)
 }

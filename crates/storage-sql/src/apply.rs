@@ -97,9 +97,15 @@ impl SqlStorage {
                 opt_id(event.tenant),
                 Value::Uuid(event.subject),
                 text(&event.data.to_string()),
+                text(&cut(&event.actor)),
             ]
         });
-        let columns = ["seq", "at", "name", "tenant", "subject", "data"];
+        let columns = ["seq", "at", "name", "tenant", "subject", "data", "actor"];
         crate::sql::insert_all(tx, self.dialect, "event", &columns, rows.collect(), "").await
     }
+}
+
+/// Logins are no longer than this; whatever else stands there must fit its column.
+fn cut(actor: &str) -> String {
+    actor.chars().take(255).collect()
 }

@@ -27,7 +27,21 @@ pub fn migrations(dialect: Dialect) -> Vec<Migration> {
     if dialect == Dialect::MariaDb {
         first = with_indexes(first);
     }
-    vec![Migration { version: 1, name: "objects, tasks and events", statements: first }]
+    let mut second: Vec<String> = KINDS_2.iter().flat_map(|(table, fields)| kind_table(table, fields)).collect();
+    second.push(match dialect {
+        // SQLite cannot be asked to add a column only where there is none; it migrates whole or not at all.
+        Dialect::Sqlite => "ALTER TABLE event ADD COLUMN actor {text}".to_owned(),
+        _ => "ALTER TABLE event ADD COLUMN IF NOT EXISTS actor {text}".to_owned(),
+    });
+    second.push("CREATE INDEX IF NOT EXISTS event_at ON event (at, seq)".to_owned());
+    let mut second: Vec<String> = second.iter().map(|s| spell(dialect, s)).collect();
+    if dialect == Dialect::MariaDb {
+        second = with_indexes(second);
+    }
+    vec![
+        Migration { version: 1, name: "objects, tasks and events", statements: first },
+        Migration { version: 2, name: "tokens, assignments, drivers' documents, replays, actors", statements: second },
+    ]
 }
 
 /// Moves indexes into the statements that make their tables. MariaDB commits every statement with a wait for the
@@ -172,6 +186,24 @@ const KINDS_1: &[(&str, &[(&str, &str)])] = &[
     ("schedule", &[("name", "text"), ("active", "int")]),
 ];
 
+/// The kinds of objects that the second version adds.
+const KINDS_2: &[(&str, &[(&str, &str)])] = &[
+    ("api_token", &[("name", "text"), ("account", "id"), ("token_hash", "text"), ("expires", "int")]),
+    (
+        "assignment",
+        &[
+            ("vm", "id"),
+            ("vm_name", "text"),
+            ("platform", "id"),
+            ("status", "text"),
+            ("number", "int"),
+            ("holder", "text"),
+        ],
+    ),
+    ("driver_state", &[("platform", "id"), ("state_key", "text")]),
+    ("replay", &[("expires", "int")]),
+];
+
 /// Everything beside the objects. `task` holds only what has not ended; ends move to `task_history`. `claimable`
 /// is 1 where a claim may look, so that one index serves it in rank order.
 const TABLES_1: &str = r#"
@@ -267,7 +299,7 @@ mod tests {
                 (kind.table(), fields.collect())
             })
             .collect();
-        let known: Vec<_> = KINDS_1.iter().map(|(table, fields)| (*table, fields.to_vec())).collect();
+        let known: Vec<_> = KINDS_1.iter().chain(KINDS_2).map(|(table, fields)| (*table, fields.to_vec())).collect();
         assert_eq!(known, declared, "a new field needs a new migration");
     }
 

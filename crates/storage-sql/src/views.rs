@@ -72,7 +72,7 @@ impl Views for SqlStorage {
     }
 
     async fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Result<Vec<Event>, StoreError> {
-        let mut sql = self.sql("SELECT seq, at, name, tenant, subject, data FROM event WHERE seq > ");
+        let mut sql = self.sql("SELECT seq, at, name, tenant, subject, data, actor FROM event WHERE seq > ");
         sql.bind(after);
         if let Scope::Tenant(tenant) = scope {
             sql.push(" AND tenant = ").bind(uuid(tenant.uuid()));
@@ -143,6 +143,7 @@ fn event(row: &QueryResult) -> Result<Event, Fail> {
         tenant: cells.take::<Option<Uuid>>()?.map(TenantId::from_uuid),
         subject: cells.take()?,
         data: cells.json()?,
+        actor: cells.take::<Option<String>>()?.unwrap_or_default(),
     })
 }
 

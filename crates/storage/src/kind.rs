@@ -99,6 +99,16 @@ kinds! {
     Rule = "rule", true, ["name": Text, "policy": Id, "position": Int];
     /// A schedule.
     Schedule = "schedule", true, ["name": Text, "active": Bool];
+    /// A bearer token for scripts.
+    ApiToken = "api_token", true, ["name": Text, "account": Id, "token_hash": Text, "expires": Int];
+    /// A user's hold on a cloud node.
+    Assignment = "assignment", true, [
+        "vm": Id, "vm_name": Text, "platform": Id, "status": Text, "number": Int, "holder": Text,
+    ];
+    /// A document that a driver keeps.
+    DriverState = "driver_state", true, ["platform": Id, "state_key": Text];
+    /// The answer to a request that its sender may repeat.
+    Replay = "replay", true, ["expires": Int];
 }
 
 impl Kind {

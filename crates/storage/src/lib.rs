@@ -19,7 +19,7 @@ pub use error::{Conflict, StoreError};
 pub use ext::{ListOf, Query, StorageExt, Stored};
 pub use kind::{Field, FieldType, Kind};
 pub use memory::MemoryStorage;
-pub use record::{Record, Secured, Setting};
+pub use record::{DriverDocument, Record, Replay, Secured, Setting};
 pub use store::{Applied, Event, EventSeq, RawQuery, Row, RowPage, StateStore, Storage, Views};
 pub use unit::{Change, NewEvent, Put, Require, UnitOfWork};
 

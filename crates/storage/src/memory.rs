@@ -87,9 +87,9 @@ impl State {
     }
 
     fn write_events(&mut self, at: Timestamp, events: Vec<NewEvent>) {
-        for NewEvent { name, tenant, subject, data } in events {
+        for NewEvent { name, tenant, subject, actor, data } in events {
             let seq = EventSeq::try_from(self.events.len()).unwrap_or(EventSeq::MAX - 1) + 1;
-            self.events.push(Event { seq, at, name, tenant, subject, data });
+            self.events.push(Event { seq, at, name, tenant, subject, actor, data });
         }
     }
 

@@ -79,3 +79,33 @@ impl Setting {
         )
     }
 }
+
+/// A document that a driver keeps, see `portolan_driver::DriverState`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DriverDocument {
+    /// Its id.
+    pub id: portolan_model::EventId,
+    /// The platform that the driver drives.
+    pub platform: portolan_model::PlatformId,
+    /// Its key, unique on the platform.
+    pub key: String,
+    /// What it says.
+    pub value: serde_json::Value,
+}
+
+/// The answer to a request that its sender may repeat, or the note that one is being worked on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Derived from sender, dialect and key.
+    pub id: portolan_model::EventId,
+    /// A keyed hash of what was asked: another request under the same key is refused.
+    pub fingerprint: String,
+    /// Who is at it: the process that took the request on.
+    pub holder: String,
+    /// When that process counts as lost, unless the answer is there by then.
+    pub held_until: portolan_model::Timestamp,
+    /// The answer, sealed; nothing while there is none.
+    pub answer: Option<String>,
+    /// When it is forgotten.
+    pub expires: portolan_model::Timestamp,
+}

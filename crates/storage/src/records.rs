@@ -1,7 +1,7 @@
 //! How each object of the model is stored.
 
 use crate::kind::Kind;
-use crate::record::{Record, Secured, Setting};
+use crate::record::{DriverDocument, Record, Replay, Secured, Setting};
 use portolan_model::describe::Describe;
 use portolan_model::query::Value;
 use portolan_model::*;
@@ -332,5 +332,88 @@ impl Record for RestoreJob {
     }
     fn search(&self) -> String {
         self.target_name.clone()
+    }
+}
+
+impl Record for ApiToken {
+    type Id = ApiTokenId;
+    const KIND: Kind = Kind::ApiToken;
+    fn id(&self) -> ApiTokenId {
+        self.id
+    }
+    fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+    fn fields(&self) -> Vec<Value> {
+        vec![
+            self.name.as_str().into(),
+            self.account.uuid().into(),
+            self.token_hash.as_str().into(),
+            self.expires.into(),
+        ]
+    }
+    fn search(&self) -> String {
+        self.name.to_string()
+    }
+    fn unique(&self) -> Vec<String> {
+        vec![
+            format!("api_token:{}", self.token_hash),
+            format!("api_token:{}:{}", self.account, self.name.as_str().to_lowercase()),
+        ]
+    }
+    fn refs(&self) -> Vec<Uuid> {
+        self.tenant.iter().map(|t| t.uuid()).collect()
+    }
+}
+
+impl Record for Assignment {
+    type Id = AssignmentId;
+    const KIND: Kind = Kind::Assignment;
+    fn id(&self) -> AssignmentId {
+        self.id
+    }
+    fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+    fn fields(&self) -> Vec<Value> {
+        vec![
+            self.vm.uuid().into(),
+            self.vm_name.as_str().into(),
+            self.platform.uuid().into(),
+            self.status.name().into(),
+            self.number.into(),
+            self.user.as_str().into(),
+        ]
+    }
+    fn search(&self) -> String {
+        format!("{} {} {}", self.vm_name, self.user, self.vm_type)
+    }
+    fn unique(&self) -> Vec<String> {
+        vec![format!("assignment:{}", self.vm), format!("assignment:number:{}", self.number)]
+    }
+}
+
+impl Record for DriverDocument {
+    type Id = EventId;
+    const KIND: Kind = Kind::DriverState;
+    fn id(&self) -> EventId {
+        self.id
+    }
+    fn fields(&self) -> Vec<Value> {
+        vec![self.platform.uuid().into(), self.key.as_str().into()]
+    }
+    fn unique(&self) -> Vec<String> {
+        vec![format!("driver_state:{}:{}", self.platform, self.key)]
+    }
+}
+
+impl Record for Replay {
+    type Id = EventId;
+    const KIND: Kind = Kind::Replay;
+    fn id(&self) -> EventId {
+        self.id
+    }
+    fn fields(&self) -> Vec<Value> {
+        vec![self.expires.into()]
     }
 }

@@ -107,6 +107,8 @@ pub struct Event {
     pub tenant: Option<TenantId>,
     /// The object that it is about.
     pub subject: Option<Uuid>,
+    /// Who did it, by login; empty for Portolan itself.
+    pub actor: String,
     /// Details.
     pub data: serde_json::Value,
 }

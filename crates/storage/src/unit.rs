@@ -76,6 +76,8 @@ pub struct NewEvent {
     pub tenant: Option<TenantId>,
     /// The object that it is about.
     pub subject: Option<Uuid>,
+    /// Who did it, by login; empty for Portolan itself.
+    pub actor: String,
     /// Details.
     pub data: serde_json::Value,
 }
@@ -156,10 +158,24 @@ impl UnitOfWork {
         self
     }
 
-    /// Adds an event.
+    /// Adds an event that Portolan itself brought about.
     #[must_use]
-    pub fn event(mut self, name: &str, tenant: Option<TenantId>, subject: Uuid, data: serde_json::Value) -> Self {
-        self.events.push(NewEvent { name: name.to_owned(), tenant, subject: Some(subject), data });
+    pub fn event(self, name: &str, tenant: Option<TenantId>, subject: Uuid, data: serde_json::Value) -> Self {
+        self.event_by("", name, tenant, subject, data)
+    }
+
+    /// Adds an event that somebody brought about: the audit log shows it under their login.
+    #[must_use]
+    pub fn event_by(
+        mut self,
+        actor: &str,
+        name: &str,
+        tenant: Option<TenantId>,
+        subject: Uuid,
+        data: serde_json::Value,
+    ) -> Self {
+        let (name, actor) = (name.to_owned(), actor.to_owned());
+        self.events.push(NewEvent { name, tenant, subject: Some(subject), actor, data });
         self
     }
 }

@@ -56,7 +56,13 @@ impl World {
             .build()
             .unwrap();
         let fake = FakeHypervisor::new();
-        let lab = NewPlatform { name: Name::new("lab").unwrap(), driver: "fake".into(), url: "memory:lab".into() };
+        let lab = NewPlatform {
+            name: Name::new("lab").unwrap(),
+            driver: "fake".into(),
+            url: "memory:lab".into(),
+            settings: Default::default(),
+            declared: false,
+        };
         portolan.inventory.register_platform(&me(), lab, fake.port()).await.unwrap();
         let key = RepositoryKey::generate(&*ids);
         let env = RepositoryEnv { clock, ids: ids.clone() };

@@ -75,7 +75,13 @@ impl World {
         let vault = Vault::unchecked(MasterKey::generate(&*ids));
         let portolan = Portolan::builder(storage, vault).clock(clock.clone()).ids(ids.clone()).build().unwrap();
         let fake = FakeHypervisor::new();
-        let lab = NewPlatform { name: Name::new("lab").unwrap(), driver: "fake".into(), url: "memory:lab".into() };
+        let lab = NewPlatform {
+            name: Name::new("lab").unwrap(),
+            driver: "fake".into(),
+            url: "memory:lab".into(),
+            settings: Default::default(),
+            declared: false,
+        };
         let platform = portolan.inventory.register_platform(&me(), lab, fake.port()).await.unwrap();
         let key = RepositoryKey::generate(&*ids);
         let env = RepositoryEnv { clock, ids: ids.clone() };

@@ -117,7 +117,13 @@ impl Run {
         for e in 0..self.rng.below(3) {
             let tenant = self.tenant();
             let data = json!({ "e": e });
-            unit.events.push(NewEvent { name: "changed".into(), tenant, subject: Some(id(e)), data });
+            unit.events.push(NewEvent {
+                name: "changed".into(),
+                tenant,
+                subject: Some(id(e)),
+                actor: String::new(),
+                data,
+            });
         }
         unit
     }

@@ -185,13 +185,20 @@ pub async fn events_are_gapless_for_a_reader_beside_writers(s: Arc<dyn Storage>)
                         name: format!("{w}.{u}"),
                         tenant: None,
                         subject: Some(id(w)),
+                        actor: String::new(),
                         data: json!({ "e": e }),
                     })
                     .collect();
                 s.apply(NOW, Scope::All, unit).await.expect("the unit goes through");
                 // One in between that fails must leave no gap.
                 let mut failing = UnitOfWork::new().require(Require::Version(Kind::Vm, id(w), -1));
-                failing.events.push(NewEvent { name: "never".into(), tenant: None, subject: None, data: json!(null) });
+                failing.events.push(NewEvent {
+                    name: "never".into(),
+                    tenant: None,
+                    subject: None,
+                    actor: String::new(),
+                    data: json!(null),
+                });
                 s.apply(NOW, Scope::All, failing).await.expect_err("the version is never -1");
             }
         })

@@ -158,6 +158,7 @@ pub async fn events_are_heard_by_their_tenant(s: Arc<dyn Storage>) {
         name: name.into(),
         tenant: of.map(tenant),
         subject: of.map(id),
+        actor: "Zoë".into(),
         data: json!({ "text": "Zoë 😀" }),
     };
     let later = NOW + std::time::Duration::from_secs(1);

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 fn event(name: &str) -> NewEvent {
-    NewEvent { name: name.into(), tenant: None, subject: None, data: json!({}) }
+    NewEvent { name: name.into(), tenant: None, subject: None, actor: "Zoë".into(), data: json!({}) }
 }
 
 /// A unit writes its object, task, finish and event together.
