@@ -13,6 +13,7 @@ mod keyfile;
 mod keys;
 mod logins;
 mod password;
+mod replays;
 mod seal;
 mod secrets;
 mod sessions;
@@ -28,6 +29,7 @@ pub use keyfile::{KeyFile, credential_path};
 pub use keys::{KeyError, KeyProblem, KeySource, MasterKey};
 pub use logins::{LoginRules, Logins};
 pub use password::{PasswordCost, Passwords, generate_password};
+pub use replays::{Asked, Begun, ReplayHold, Replays};
 pub use seal::{SealError, Sealer};
 pub use secrets::Secrets;
 pub use sessions::{Lifetime, SessionRules, Sessions};
@@ -65,6 +67,8 @@ pub struct Access {
     pub tenants: Tenants,
     /// Secrets, sealed by the master key.
     pub secrets: Secrets,
+    /// Answers to requests that their senders may repeat.
+    pub replays: Replays,
 }
 
 impl Access {
@@ -78,18 +82,20 @@ impl Access {
     ) -> Result<Self, AccessError> {
         let passwords = Passwords::new(options.cost, ids.clone())?;
         let secrets = Secrets::new(storage.clone(), &vault, clock.clone(), ids.clone());
+        let replays = Replays::new(storage.clone(), &vault, clock.clone(), ids.clone());
         let core = Arc::new(Core { storage, clock, ids, passwords });
         let logins = Logins::new(core.clone(), options.logins);
         let sessions = Sessions::new(core.clone(), logins.clone(), &vault, options.sessions);
         let accounts = Accounts::new(core.clone(), logins.clone(), sessions.clone(), secrets.clone());
-        Ok(Self { accounts, logins, sessions, tenants: Tenants::new(core), secrets })
+        Ok(Self { accounts, logins, sessions, tenants: Tenants::new(core), secrets, replays })
     }
 
-    /// Housekeeping, to be called about once a minute: removes a bounded number of expired sessions and writes
-    /// down when logins failed. Returns how many sessions it removed.
+    /// Housekeeping, to be called about once a minute: removes a bounded number of expired sessions and of kept
+    /// answers, and writes down when logins failed. Returns how many sessions and answers it removed.
     pub async fn tidy(&self) -> Result<usize, AccessError> {
         self.logins.flush_failures().await?;
-        self.sessions.sweep_expired().await
+        let sessions = self.sessions.sweep_expired().await?;
+        Ok(sessions + self.replays.sweep_expired().await?)
     }
 }
 
