@@ -21,6 +21,7 @@ mod logging;
 pub mod management;
 pub mod metrics;
 pub mod output;
+pub mod replays;
 pub mod repo;
 pub mod serve;
 pub mod server;

@@ -9,10 +9,14 @@ use crate::error::{Failure, OneLine, OrFail};
 use crate::housekeeping::Housekeeping;
 use crate::management::{Management, Readiness};
 use crate::metrics::Metrics;
+use crate::replays;
 use axum::Router;
 use portolan_api_vplus::VplusOptions;
 use portolan_driver_images::ImagesHypervisor;
-use portolan_http::{BoundListener, Edge, HttpError, HttpMetrics, Limits, ListenerConfig, TlsIdentityHandle, bind};
+use portolan_http::idempotency::Identify;
+use portolan_http::{
+    BoundListener, Edge, HttpError, HttpMetrics, Idempotency, Limits, ListenerConfig, TlsIdentityHandle, bind,
+};
 use portolan_inventory::NewPlatform;
 use portolan_model::{Caller, IdSource, Name, NodeId, PlatformId};
 use std::net::SocketAddr;
@@ -22,6 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often running tasks show their progress and hear of a wish to cancel: what a person who waits finds prompt.
 const BEAT: Duration = Duration::from_secs(2);
@@ -148,12 +153,21 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
+        // Another dialect: `let once = idempotency("its name", its_crate::senders(…));` and
+        // `edge.wrap(once.wrap(its_crate::router(…)))`.
+        let at_work = TaskTracker::new();
+        let replays = replays::kept(self.core.portolan.access.replays.clone());
+        let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
+            Idempotency::new(dialect, Arc::clone(&replays), senders).tracked(at_work.clone())
+        };
         let mut serve = Vec::new();
         if let Some(bound) = listeners.vplus {
             let options = VplusOptions::new(listeners.tls.is_some(), &config.vplus.origins)
                 .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
             let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
-            serve.push((bound, edge.wrap(portolan_api_vplus::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
+            serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
         }
         if let Some(bound) = listeners.management {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
@@ -162,7 +176,21 @@ impl Server {
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
         }
+        self.wait_for_work(at_work, config.shutdown_grace);
         Ok(())
+    }
+
+    /// Requests that go on though their clients have hung up have the grace, too.
+    fn wait_for_work(&mut self, at_work: TaskTracker, grace: Duration) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            stop.cancelled().await;
+            at_work.close();
+            if tokio::time::timeout(grace, at_work.wait()).await.is_err() {
+                tracing::warn!(left = at_work.len(), "requests are cut off");
+            }
+            "the work on requests"
+        });
     }
 
     fn serve(&mut self, bound: BoundListener, router: Router, grace: Duration) {
