@@ -1,8 +1,9 @@
 //! The builder.
 
 use crate::facade::Portolan;
+use crate::registry::{self, DestinationFactory, DriverFactory, Nothing, Registry};
 use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
-use portolan_driver::Hypervisors;
+use portolan_driver::{Clouds, Hypervisors};
 use portolan_inventory::Inventory;
 use portolan_model::{Clock, IdSource};
 use portolan_protect::{Protect, Repositories};
@@ -24,12 +25,22 @@ pub struct PortolanBuilder {
     clock: Option<Arc<dyn Clock>>,
     ids: Option<Arc<dyn IdSource>>,
     options: AccessOptions,
+    drivers: Arc<dyn DriverFactory>,
+    places: Arc<dyn DestinationFactory>,
 }
 
 impl Portolan {
     /// A builder over a storage adapter, and the vault that [`portolan_access::unlock`] opened for it.
     pub fn builder(storage: Arc<dyn Storage>, vault: Vault) -> PortolanBuilder {
-        PortolanBuilder { storage, vault, clock: None, ids: None, options: AccessOptions::default() }
+        PortolanBuilder {
+            storage,
+            vault,
+            clock: None,
+            ids: None,
+            options: AccessOptions::default(),
+            drivers: Arc::new(Nothing),
+            places: Arc::new(Nothing),
+        }
     }
 }
 
@@ -55,11 +66,26 @@ impl PortolanBuilder {
         self
     }
 
+    /// What builds the drivers of the platforms that operators register; none if nothing is said.
+    #[must_use]
+    pub fn driver_factory(mut self, drivers: Arc<dyn DriverFactory>) -> Self {
+        self.drivers = drivers;
+        self
+    }
+
+    /// What opens the stores of the destinations that operators register; none if nothing is said.
+    #[must_use]
+    pub fn destination_factory(mut self, places: Arc<dyn DestinationFactory>) -> Self {
+        self.places = places;
+        self
+    }
+
     /// Wires everything. Takes no look at the storage.
     pub fn build(self) -> Result<Portolan, BuildError> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::new(Arc::clone(&clock))));
         let hypervisors = Arc::new(Hypervisors::default());
+        let clouds = Arc::new(Clouds::default());
         let repositories = Arc::new(Repositories::default());
         let storage = self.storage;
         let access = Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
@@ -70,8 +96,22 @@ impl PortolanBuilder {
             Arc::clone(&hypervisors),
             Arc::clone(&repositories),
             Arc::clone(&clock),
-            ids,
+            Arc::clone(&ids),
         );
-        Ok(Portolan { access, inventory, protect, storage, hypervisors, repositories, clock })
+        let registry = Registry::new(registry::Inner {
+            storage: Arc::clone(&storage),
+            secrets: access.secrets.clone(),
+            inventory: inventory.clone(),
+            protect: protect.clone(),
+            hypervisors: Arc::clone(&hypervisors),
+            clouds: Arc::clone(&clouds),
+            repositories: Arc::clone(&repositories),
+            clock: Arc::clone(&clock),
+            ids,
+            drivers: self.drivers,
+            places: self.places,
+            problems: Default::default(),
+        });
+        Ok(Portolan { access, inventory, protect, registry, storage, hypervisors, clouds, repositories, clock })
     }
 }
