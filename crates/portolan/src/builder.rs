@@ -3,11 +3,11 @@
 use crate::facade::Portolan;
 use crate::registry::{self, DestinationFactory, DriverFactory, Nothing, Registry};
 use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
-use portolan_driver::{Clouds, Hypervisors};
-use portolan_inventory::Inventory;
+use portolan_inventory::{CloudRules, Drivers, Inventory};
 use portolan_model::{Clock, IdSource};
 use portolan_protect::{Protect, Repositories};
 use portolan_storage::Storage;
+use portolan_tasks::EndBell;
 use std::sync::Arc;
 
 /// Why a Portolan could not be built.
@@ -27,6 +27,7 @@ pub struct PortolanBuilder {
     options: AccessOptions,
     drivers: Arc<dyn DriverFactory>,
     places: Arc<dyn DestinationFactory>,
+    clouds: CloudRules,
 }
 
 impl Portolan {
@@ -40,6 +41,7 @@ impl Portolan {
             options: AccessOptions::default(),
             drivers: Arc::new(Nothing),
             places: Arc::new(Nothing),
+            clouds: CloudRules::default(),
         }
     }
 }
@@ -80,20 +82,32 @@ impl PortolanBuilder {
         self
     }
 
+    /// How work on the nodes of clouds behaves.
+    #[must_use]
+    pub fn clouds(mut self, rules: CloudRules) -> Self {
+        self.clouds = rules;
+        self
+    }
+
     /// Wires everything. Takes no look at the storage.
     pub fn build(self) -> Result<Portolan, BuildError> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::new(Arc::clone(&clock))));
-        let hypervisors = Arc::new(Hypervisors::default());
-        let clouds = Arc::new(Clouds::default());
+        let (drivers, bell) = (Drivers::default(), Arc::new(EndBell::default()));
         let repositories = Arc::new(Repositories::default());
         let storage = self.storage;
         let access = Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
-        let inventory =
-            Inventory::new(Arc::clone(&storage), Arc::clone(&hypervisors), Arc::clone(&clock), Arc::clone(&ids));
+        let inventory = Inventory::new(
+            Arc::clone(&storage),
+            drivers.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            self.clouds,
+            Arc::clone(&bell),
+        );
         let protect = Protect::new(
             Arc::clone(&storage),
-            Arc::clone(&hypervisors),
+            Arc::clone(&drivers.hypervisors),
             Arc::clone(&repositories),
             Arc::clone(&clock),
             Arc::clone(&ids),
@@ -103,8 +117,7 @@ impl PortolanBuilder {
             secrets: access.secrets.clone(),
             inventory: inventory.clone(),
             protect: protect.clone(),
-            hypervisors: Arc::clone(&hypervisors),
-            clouds: Arc::clone(&clouds),
+            open: drivers.clone(),
             repositories: Arc::clone(&repositories),
             clock: Arc::clone(&clock),
             ids,
@@ -112,6 +125,6 @@ impl PortolanBuilder {
             places: self.places,
             problems: Default::default(),
         });
-        Ok(Portolan { access, inventory, protect, registry, storage, hypervisors, clouds, repositories, clock })
+        Ok(Portolan { access, inventory, protect, registry, storage, drivers, repositories, clock, bell })
     }
 }

@@ -3,11 +3,11 @@
 use crate::registry::{Registry, RegistryError};
 use portolan_access::{Access, AccessError};
 use portolan_driver::{Clouds, Hypervisors};
-use portolan_inventory::{Inventory, InventoryError, SyncHandler};
+use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_handlers};
 use portolan_model::*;
 use portolan_protect::{Protect, ProtectError, Repositories};
 use portolan_storage::{Storage, StorageExt, StoreError};
-use portolan_tasks::{Engine, EngineBuilder, Task, TaskStore};
+use portolan_tasks::{EndBell, Engine, EngineBuilder, Task, TaskStore};
 use std::sync::Arc;
 
 /// The use cases of one Portolan over its ports.
@@ -21,10 +21,10 @@ pub struct Portolan {
     /// Platforms and destinations that operators register.
     pub registry: Registry,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) hypervisors: Arc<Hypervisors>,
-    pub(crate) clouds: Arc<Clouds>,
+    pub(crate) drivers: Drivers,
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bell: Arc<EndBell>,
 }
 
 impl Portolan {
@@ -38,14 +38,14 @@ impl Portolan {
         &self.storage
     }
 
-    /// The drivers of this process.
+    /// The hypervisor drivers of this process.
     pub fn hypervisors(&self) -> &Arc<Hypervisors> {
-        &self.hypervisors
+        &self.drivers.hypervisors
     }
 
     /// The cloud drivers of this process.
     pub fn clouds(&self) -> &Arc<Clouds> {
-        &self.clouds
+        &self.drivers.clouds
     }
 
     /// The opened repositories of this process.
@@ -55,7 +55,7 @@ impl Portolan {
 
     /// The tags that this process serves by its drivers and repositories.
     pub fn serves(&self) -> Vec<String> {
-        serves(&self.hypervisors, &self.clouds, &self.repositories)
+        serves(&self.drivers, &self.repositories)
     }
 
     /// An engine that runs every kind of task, to be refined and run. It serves what is registered at any time.
@@ -64,17 +64,17 @@ impl Portolan {
         let mut engine = Engine::builder(store, Arc::clone(&self.clock))
             .worker(worker)
             .serves_live(self.live_serves())
+            .bell(Arc::clone(&self.bell))
             .handler(Arc::new(SyncHandler::new(self.inventory.clone())));
-        for handler in portolan_protect::handlers(&self.protect) {
+        for handler in portolan_protect::handlers(&self.protect).into_iter().chain(cloud_handlers(&self.inventory)) {
             engine = engine.handler(handler);
         }
         engine
     }
 
     fn live_serves(&self) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
-        let (hypervisors, clouds) = (self.hypervisors.clone(), self.clouds.clone());
-        let repositories = self.repositories.clone();
-        Arc::new(move || serves(&hypervisors, &clouds, &repositories))
+        let (drivers, repositories) = (self.drivers.clone(), self.repositories.clone());
+        Arc::new(move || serves(&drivers, &repositories))
     }
 
     /// The caller as seen by one tenant only; nothing where the caller may not see that tenant, or there is none of
@@ -138,15 +138,18 @@ pub(crate) fn as_protect(e: InventoryError) -> ProtectError {
         InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },
         InventoryError::Conflict(text) => ProtectError::Conflict(text),
         InventoryError::Invalid(text) => ProtectError::Invalid(text),
+        InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_) => {
+            ProtectError::Conflict(e.to_string())
+        }
+        InventoryError::Failed(text) => ProtectError::Conflict(text),
+        InventoryError::Cloud(e) => ProtectError::Driver(e.into()),
         InventoryError::Driver(e) => ProtectError::Driver(e),
         InventoryError::Store(e) => ProtectError::Store(e),
         InventoryError::Tasks(e) => ProtectError::Tasks(e),
     }
 }
 
-fn serves(hypervisors: &Hypervisors, clouds: &Clouds, repositories: &Repositories) -> Vec<String> {
-    let platforms: std::collections::BTreeSet<_> =
-        hypervisors.platforms().into_iter().chain(clouds.platforms()).collect();
-    let platforms = platforms.into_iter().map(|id| format!("platform:{id}"));
+fn serves(drivers: &Drivers, repositories: &Repositories) -> Vec<String> {
+    let platforms = drivers.platforms().into_iter().map(|id| format!("platform:{id}"));
     platforms.chain(repositories.destinations().into_iter().map(|id| format!("destination:{id}"))).collect()
 }

@@ -25,8 +25,7 @@ pub use ports::{
 pub use probe::{ProbeFailure, ProbeReport};
 
 use portolan_access::Secrets;
-use portolan_driver::{Clouds, Hypervisors};
-use portolan_inventory::Inventory;
+use portolan_inventory::{Drivers, Inventory};
 use portolan_model::caller::Denied;
 use portolan_model::{Caller, Clock, IdSource, Privilege, Scope};
 use portolan_protect::{Protect, Repositories};
@@ -51,8 +50,8 @@ pub(crate) struct Inner {
     pub(crate) secrets: Secrets,
     pub(crate) inventory: Inventory,
     pub(crate) protect: Protect,
-    pub(crate) hypervisors: Arc<Hypervisors>,
-    pub(crate) clouds: Arc<Clouds>,
+    /// The drivers of this process.
+    pub(crate) open: Drivers,
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdSource>,

@@ -51,7 +51,7 @@ impl Inner {
     async fn open_platforms(&self) -> Result<(), RegistryError> {
         let all = self.storage.list_of::<Platform>(Scope::All, Query::default()).await?.items;
         let known: BTreeSet<PlatformId> = all.iter().map(|p| p.id).collect();
-        for here in self.hypervisors.platforms().into_iter().chain(self.clouds.platforms()) {
+        for here in self.open.platforms() {
             if !known.contains(&here) && self.storage.find::<Platform>(Scope::All, here).await?.is_none() {
                 tracing::info!(platform = %here, "the platform was removed");
                 self.disconnect(here);

@@ -156,27 +156,27 @@ impl Inner {
 
     pub(super) fn connect(&self, id: PlatformId, built: &BuiltDriver) {
         if let Some(hypervisor) = &built.hypervisor {
-            self.hypervisors.insert(id, hypervisor.clone());
+            self.open.hypervisors.insert(id, hypervisor.clone());
         }
         if let Some(cloud) = &built.cloud {
-            self.clouds.insert(id, cloud.clone());
+            self.open.clouds.insert(id, cloud.clone());
         }
         self.note_problem(id.uuid(), None);
     }
 
     pub(super) fn disconnect(&self, id: PlatformId) {
-        self.hypervisors.remove(id);
-        self.clouds.remove(id);
+        self.open.hypervisors.remove(id);
+        self.open.clouds.remove(id);
     }
 
     pub(super) fn is_connected(&self, id: PlatformId) -> bool {
-        self.hypervisors.get(id).is_ok() || self.clouds.get(id).is_ok()
+        self.open.hypervisors.get(id).is_ok() || self.open.clouds.get(id).is_ok()
     }
 
     pub(super) fn platform_view(&self, platform: Platform) -> PlatformView {
         let described = self.drivers.drivers().into_iter().find(|d| d.name == platform.driver);
         let is_cloud =
-            described.map_or_else(|| self.clouds.get(platform.id).is_ok(), |d| d.kind == PlatformKind::Cloud);
+            described.map_or_else(|| self.open.clouds.get(platform.id).is_ok(), |d| d.kind == PlatformKind::Cloud);
         let problem = self.problem(platform.id.uuid()).unwrap_or_else(|| platform.last_error.clone());
         PlatformView {
             kind: if is_cloud { PlatformKind::Cloud } else { PlatformKind::Hypervisor },
