@@ -73,7 +73,12 @@ impl Registry {
         if inner.find_mark(name.as_str()).await?.is_some() {
             inner.note(name.as_str(), |mark| mark.made = false).await?;
         }
-        let plan = RepositoryPlan { name: name.as_str(), objects: place.objects.clone(), recovery: recovery.as_ref() };
+        let plan = RepositoryPlan {
+            name: name.as_str(),
+            objects: place.objects,
+            make: recovery.is_none(),
+            recovery: recovery.as_ref(),
+        };
         let opened = inner.bounded(inner.open_repository(plan)).await?;
         spec.id = opened.id;
         let told = recovery_key_of(&opened, recovery.is_some()).await?;
@@ -176,7 +181,8 @@ impl Inner {
             secrets,
         };
         let place = self.bounded(self.places.open(&spec, false)).await?;
-        let plan = RepositoryPlan { name: destination.name.as_str(), objects: place.objects, recovery: None };
+        let plan =
+            RepositoryPlan { name: destination.name.as_str(), objects: place.objects, make: false, recovery: None };
         Ok(self.bounded(self.open_repository(plan)).await?.repository)
     }
 

@@ -18,6 +18,8 @@ pub struct RepositoryPlan<'a> {
     pub name: &'a str,
     /// Where the repository is or will be.
     pub objects: Arc<dyn ObjectStore>,
+    /// Whether a repository may be made where none has ever been.
+    pub make: bool,
     /// Opens a repository that another installation made, and adopts it.
     pub recovery: Option<&'a RepositoryKey>,
 }
@@ -64,6 +66,12 @@ impl Registry {
         self.0.open_repository(plan).await
     }
 
+    /// Whether a repository is known to have been made for the destination of that name: nothing may be made in its
+    /// place.
+    pub async fn repository_was_made(&self, name: &str) -> Result<bool, RegistryError> {
+        Ok(self.0.find_mark(name).await?.is_some_and(|mark| mark.made))
+    }
+
     /// Notes that somebody has the recovery key of the destination of that name, or has adopted its repository.
     pub async fn note_recoverable(&self, name: &str) -> Result<(), RegistryError> {
         self.0.note(name, |mark| (mark.made, mark.recoverable) = (true, true)).await
@@ -93,7 +101,7 @@ impl Inner {
         made: bool,
     ) -> Result<(Repository, Option<RecoveryKey>), RegistryError> {
         let env = || RepositoryEnv { clock: self.clock.clone(), ids: self.ids.clone() };
-        if !made && plan.recovery.is_none() {
+        if plan.make && !made {
             match Repository::create(plan.objects.clone(), env(), key).await {
                 Ok((repository, recovery)) => return Ok((repository, Some(recovery))),
                 // There is one: ours, from before a crash, or somebody else's.

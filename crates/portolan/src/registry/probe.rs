@@ -41,7 +41,8 @@ impl Registry {
         operates(caller)?;
         let platform = self.0.platform_of(name_or_id).await?;
         let platform = platform.ok_or_else(|| RegistryError::missing("platform", name_or_id))?;
-        let (hypervisor, cloud) = (self.0.open.hypervisors.get(platform.id).ok(), self.0.open.clouds.get(platform.id).ok());
+        let (hypervisor, cloud) =
+            (self.0.open.hypervisors.get(platform.id).ok(), self.0.open.clouds.get(platform.id).ok());
         self.0
             .timed(async {
                 let built = match hypervisor.is_some() || cloud.is_some() {
