@@ -123,7 +123,7 @@ impl From<RegistryError> for ApiError {
             RegistryError::Access(e) => e.into(),
             e if e.is_outside() => {
                 // What drivers and repositories say is for the operator who set them up.
-                Self::new(StatusCode::BAD_GATEWAY, "UNREACHABLE", e.one_line())
+                Self::new(StatusCode::BAD_GATEWAY, e.code(), e.one_line())
             }
             other => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, &other),
         }

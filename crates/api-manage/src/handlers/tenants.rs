@@ -21,8 +21,7 @@ pub(crate) struct TenantBody {
     /// Unique.
     name: String,
     /// What the system in front calls it, such as an OpenStack project id; unique where given.
-    #[serde(default)]
-    external_id: String,
+    external_id: Option<String>,
 }
 
 /// What changes in a tenant; what is left out stays.
@@ -57,7 +56,12 @@ pub(crate) async fn add(
     Params(NoParams {}): Params<NoParams>,
     Body(body): Body<TenantBody>,
 ) -> Result<Response, ApiError> {
-    let tenant = state.portolan.access.tenants.create(&auth.caller, &body.name, &body.external_id).await?;
+    let tenant = state
+        .portolan
+        .access
+        .tenants
+        .create(&auth.caller, &body.name, body.external_id.as_deref().unwrap_or_default())
+        .await?;
     Ok(created(&wire::tenant(tenant.value)))
 }
 

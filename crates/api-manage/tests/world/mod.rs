@@ -9,7 +9,9 @@ mod factories;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
-pub(crate) use factories::{Factories, TOKEN};
+pub(crate) use factories::Factories;
+#[allow(unused_imports)]
+pub(crate) use factories::TOKEN;
 use http_body_util::BodyExt;
 use portolan::Portolan;
 use portolan::access::{AccessOptions, MasterKey, NewAccount, NewToken, PasswordCost, Vault};

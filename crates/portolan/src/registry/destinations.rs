@@ -67,7 +67,8 @@ impl Registry {
             settings: settings.plain,
             secrets: settings.secret,
         };
-        inner.check_place(&inner.places.url(&spec)?).await?;
+        let url = inner.places.url(&spec).map_err(|e| RegistryError::from(e).of_settings())?;
+        inner.check_place(&url).await?;
         let place = inner.bounded(inner.places.open(&spec, true)).await?;
         // Nothing of that name is registered: what an earlier attempt left elsewhere is of no account.
         if inner.find_mark(name.as_str()).await?.is_some() {

@@ -54,8 +54,18 @@ impl RegistryError {
         Self::NotFound { what, name: name.to_string() }
     }
 
-    /// A word for programs, for what failed outside of Portolan.
-    pub(crate) fn code(&self) -> &'static str {
+    /// A failure of what makes a driver or a store: settings that contradict it are the fault of who gave them.
+    pub(crate) fn of_settings(self) -> Self {
+        match self {
+            Self::Driver(DriverError::Conflict(text)) | Self::Repository(RepoError::Conflict(text)) => {
+                Self::Invalid(text)
+            }
+            other => other,
+        }
+    }
+
+    /// A word for programs, for what failed outside of Portolan: `AUTH`, `UNREACHABLE`, `TIMEOUT`, `WRONG_KEY`, …
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Driver(e) => match e {
                 DriverError::Auth => "AUTH",

@@ -147,7 +147,7 @@ impl Inner {
     }
 
     pub(super) async fn build(&self, spec: &PlatformSpec) -> Result<BuiltDriver, RegistryError> {
-        let built = self.bounded(self.drivers.build(spec)).await?;
+        let built = self.bounded(self.drivers.build(spec)).await.map_err(RegistryError::of_settings)?;
         match built.hypervisor.is_some() || built.cloud.is_some() {
             true => Ok(built),
             false => Err(DriverError::Unsupported("the driver drives nothing".into()).into()),

@@ -96,7 +96,7 @@ pub trait DriverFactory: Send + Sync {
     fn drivers(&self) -> Vec<DriverDescription>;
 
     /// Builds the driver of a platform. May look at the settings and need not talk to the platform: one that is out
-    /// of reach just now can be registered.
+    /// of reach just now can be registered. [`DriverError::Conflict`] says that the settings make no sense.
     async fn build(&self, spec: &PlatformSpec) -> Result<BuiltDriver, DriverError>;
 }
 
@@ -130,7 +130,8 @@ pub trait DestinationFactory: Send + Sync {
     /// The kinds of places that there are.
     fn kinds(&self) -> Vec<DestinationDescription>;
 
-    /// Where the settings point to, without looking: [`Place::url`].
+    /// Where the settings point to, without looking: [`Place::url`]. [`RepoError::Conflict`] says that they make no
+    /// sense.
     fn url(&self, spec: &DestinationSpec) -> Result<String, RepoError>;
 
     /// Opens the store. With `make` a missing directory or bucket is made; without, it is an error.
