@@ -15,6 +15,7 @@ pub mod data_dir;
 pub mod demo;
 pub mod destinations;
 pub mod error;
+pub mod factories;
 mod housekeeping;
 pub mod keyfile;
 mod logging;
@@ -66,10 +67,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let (config, settings) = configured(&config, &around)?;
             config_show::print(&config, &settings, json)
         }
-        Command::Openapi(args) => {
-            let Dialect::Vplus = args.dialect;
-            output::json(&portolan_api_vplus::document())
-        }
+        Command::Openapi(args) => output::json(&match args.dialect {
+            Dialect::Vplus => portolan_api_vplus::document(),
+            Dialect::Manage => portolan_api_manage::document(),
+        }),
         Command::Account(AccountCommand::Passwd { login, config }) => {
             let (config, _) = configured(&config, &around)?;
             logging::start("warn", false)?;

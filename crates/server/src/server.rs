@@ -1,13 +1,13 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{Config, PlatformConfig, Surroundings};
+use crate::config::{Config, DestinationConfig, PlatformConfig, Surroundings};
 use crate::core::{Core, system};
 use crate::data_dir::DataDir;
 use crate::destinations::{self, Opened};
 use crate::error::{Failure, OneLine, OrFail};
 use crate::housekeeping::Housekeeping;
-use crate::management::{Management, Readiness};
+use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
 use crate::replays;
 use axum::Router;
@@ -86,7 +86,8 @@ impl Server {
         for platform in &config.platforms {
             platforms.push(register_platform(&core, platform).await?);
         }
-        let plans = destinations::planned(config, &data);
+        let mut plans = destinations::planned(config, &data);
+        destinations::heed_default(&core, config, &mut plans).await?;
         let mut opened = Vec::new();
         for plan in &plans {
             match destinations::open(&core, &data, plan).await {
@@ -102,6 +103,7 @@ impl Server {
         if let Some(plan) = plans.iter().find(|p| p.default) {
             destinations::settle_default(&core, &plan.name).await;
         }
+        open_registered(&core, config, &plans).await?;
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
@@ -171,7 +173,8 @@ impl Server {
         }
         if let Some(bound) = listeners.management {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
-            serve.push((bound, edge("management").wrap(shown.router())));
+            let edge = edge("management").faults(management::shape_fault);
+            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
@@ -295,6 +298,16 @@ async fn listener(
 fn node_name(config: &Config) -> String {
     let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
     name.unwrap_or_else(|| "portolan".into())
+}
+
+/// Opens what operators registered, beside what the configuration says. What is out of reach keeps nothing down.
+async fn open_registered(core: &Core, config: &Config, plans: &[DestinationConfig]) -> Result<(), Failure> {
+    let registry = &core.portolan.registry;
+    let platforms: Vec<&str> = config.platforms.iter().map(|p| p.name.as_str()).collect();
+    let destinations: Vec<&str> = plans.iter().map(|p| p.name.as_str()).collect();
+    let what = || "what is registered cannot be read from the database".to_owned();
+    registry.settle_declared(&platforms, &destinations).await.or_fail(what)?;
+    registry.open_all().await.or_fail(what)
 }
 
 async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {

@@ -8,6 +8,7 @@ mod databases;
 mod full;
 mod images;
 mod kill;
+mod manage;
 mod openapi;
 mod start;
 mod stop;
