@@ -7,6 +7,7 @@
 mod data;
 mod error;
 mod ext;
+mod listing;
 mod port;
 
 pub use data::{
@@ -15,4 +16,5 @@ pub use data::{
 };
 pub use error::{CloudError, CloudErrorKind, ProviderDetail};
 pub use ext::{CloudDriverExt, MOST_PAGES};
+pub use listing::listing;
 pub use port::{Capability, CapabilitySet, CloudDriver, CloudInfo, CloudPage, Cursor};
