@@ -208,6 +208,7 @@ impl From<InventoryError> for ApiError {
             InventoryError::Unknown { .. } | InventoryError::NotFound { .. } => Self::no_cloud(),
             InventoryError::Cloud(e) => Self::cloud(e.kind == CloudErrorKind::Unsupported, &e),
             InventoryError::Driver(e) => Self::cloud(false, &e),
+            e @ InventoryError::Failed(_) => Self::cloud(false, &e),
             InventoryError::StillRunning(task) => {
                 tracing::warn!(task.id = %task, "the answer goes out before the work is done");
                 Self::new(

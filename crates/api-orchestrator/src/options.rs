@@ -28,7 +28,9 @@ pub struct OrchestratorOptions {
     pub hosts: HostCheck,
     /// How long a start or a stop may keep its client waiting. Below the transport's own limit.
     pub within: Duration,
-    /// The same of a release, which waits until the node is destroyed.
+    /// How long after a release its node is destroyed, by the rules of the use cases.
+    pub release_delay: Duration,
+    /// How long a release may keep its client waiting beyond that delay.
     pub release_within: Duration,
     /// Signs the session cookie; the same on every process that serves the dialect.
     pub cookie_key: [u8; 32],
@@ -37,7 +39,8 @@ pub struct OrchestratorOptions {
 }
 
 impl OrchestratorOptions {
-    /// `default` as a platform's name, open on the dummy only, `hosts` and 50 s for a start, a stop and a release.
+    /// `default` as a platform's name, open on the dummy only, 50 s for a start, a stop, and a release beyond its delay
+    /// of 25 s.
     pub fn new(hosts: HostCheck, cookie_key: [u8; 32]) -> Self {
         let within = Duration::from_secs(50);
         Self {
@@ -46,6 +49,7 @@ impl OrchestratorOptions {
             auth_required: false,
             hosts,
             within,
+            release_delay: Duration::from_secs(25),
             release_within: within,
             cookie_key,
             secure: false,
@@ -60,7 +64,7 @@ impl OrchestratorOptions {
         for (path, within) in [
             ("/api/v1/vm/start", self.within),
             ("/api/v1/vm/stop", self.within),
-            ("/api/v1/vm/action/release", self.release_within),
+            ("/api/v1/vm/action/release", self.release_delay + self.release_within),
         ] {
             let limit = Some(within + MARGIN);
             edge = edge.timeout_for(path, limit).timeout_for(format!("{path}/{{cloud}}"), limit);
@@ -77,6 +81,7 @@ impl fmt::Debug for OrchestratorOptions {
             .field("auth_required", &self.auth_required)
             .field("hosts", &self.hosts)
             .field("within", &self.within)
+            .field("release_delay", &self.release_delay)
             .field("release_within", &self.release_within)
             .field("secure", &self.secure)
             .finish_non_exhaustive()

@@ -8,7 +8,6 @@ use crate::wire::assignment::{Assignment, Held, Status};
 use crate::wire::format::Memory;
 use axum::response::Response;
 use portolan::inventory::{AssignNode, NodeChoice, ReleaseNode};
-use portolan_model::dialect::orchestrator::AssignmentStatus;
 
 /// Gives a node to a user.
 #[utoipa::path(put, path = "/vm/action/assign/{cloud}",
@@ -56,8 +55,7 @@ pub(crate) async fn status(name: CloudName, asked: Asked) -> Result<Response, Ap
         return Ok(asked.given.answer(&Status::new(Vec::new()), &MEMORY));
     };
     let all = asked.portolan().inventory.assignments(&at.caller, at.cloud.id).await?;
-    let active = all.iter().filter(|held| held.status != AssignmentStatus::Faulty);
-    let held = active.map(|held| Held::new(&at.cloud.name, held)).collect();
+    let held = all.iter().map(|held| Held::new(&at.cloud.name, held)).collect();
     Ok(asked.given.answer(&Status::new(held), &MEMORY))
 }
 
