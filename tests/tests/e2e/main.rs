@@ -12,4 +12,5 @@ mod openapi;
 mod start;
 mod stop;
 mod tenants;
+mod unreadable;
 mod wire;
