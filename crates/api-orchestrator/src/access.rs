@@ -104,9 +104,12 @@ impl Given {
     }
 }
 
-/// Whoever holds a token that a client gives: of a session of this dialect.
+/// Whoever holds a token that a client gives: of a session of this dialect, or one for programs.
 async fn caller_of_token(portolan: &Portolan, token: &Secret) -> Result<Caller, AccessError> {
-    portolan.access.sessions.authenticate(token.reveal(), DIALECT).await
+    match portolan.access.sessions.authenticate(token.reveal(), DIALECT).await {
+        Err(AccessError::Unauthenticated) => portolan.access.tokens.authenticate(token.reveal()).await,
+        found => found,
+    }
 }
 
 /// A request of somebody who is served something.
@@ -151,6 +154,7 @@ impl Asked {
         self.account.clone().unwrap_or_else(|| Caller {
             account: None,
             session: None,
+            token: None,
             login: "anonymous".into(),
             role: Role::Operator,
             scope: Scope::All,

@@ -117,6 +117,7 @@ impl ApiError {
     }
 
     /// The message.
+    #[cfg(test)]
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -90,7 +90,8 @@ fn plain(host: &str) -> String {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return ip.to_string();
     }
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(&*host, |h| h.0);
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(&*host, |h| h.0);
     name.strip_suffix('.').unwrap_or(name).to_owned()
 }
 
@@ -106,13 +107,16 @@ mod tests {
 
     #[test]
     fn own_names_pass_and_others_do_not() {
-        let check = HostCheck::new(&["127.0.0.1:5050".parse().unwrap(), "[::1]:5050".parse().unwrap()], &["Cloud.Example"]);
+        let check =
+            HostCheck::new(&["127.0.0.1:5050".parse().unwrap(), "[::1]:5050".parse().unwrap()], &["Cloud.Example"]);
         for host in
             ["localhost", "LOCALHOST:5050", "127.0.0.1", "127.0.0.1:1", "[::1]:5050", "[0:0::1]", "cloud.example.:80"]
         {
             assert!(allows(&check, host), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil", "", "[", "[::2]", ":5050", "a b"] {
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil", "", "[", "[::2]", ":5050", "a b"]
+        {
             assert!(!allows(&check, host), "{host}");
         }
         assert!(allows(&HostCheck::any(), "evil.example"));

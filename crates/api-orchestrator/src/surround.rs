@@ -34,10 +34,9 @@ pub(crate) async fn surround(State(state): State<Orchestrator>, request: Request
     let headers = request.headers().clone();
     let method = request.method().clone();
     let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
-    let meant_for_us = state.options.hosts.allows(request.uri(), &headers)
-        && !is_foreign_write(&method, request.uri(), &headers);
-    let mut response =
-        if meant_for_us { next.run(request).await } else { ApiError::forbidden().into_response() };
+    let meant_for_us =
+        state.options.hosts.allows(request.uri(), &headers) && !is_foreign_write(&method, request.uri(), &headers);
+    let mut response = if meant_for_us { next.run(request).await } else { ApiError::forbidden().into_response() };
     // The transport puts these into words, and they carry no cookie.
     if response.extensions().get::<Fault>().is_some() {
         return response;

@@ -253,6 +253,8 @@ pub struct OpenapiArgs {
 pub enum Dialect {
     /// The vPlus API.
     Vplus,
+    /// The Orchestrator API.
+    Orchestrator,
 }
 
 /// Manage accounts.

@@ -65,10 +65,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let (config, settings) = configured(&config, &around)?;
             config_show::print(&config, &settings, json)
         }
-        Command::Openapi(args) => {
-            let Dialect::Vplus = args.dialect;
-            output::json(&portolan_api_vplus::document())
-        }
+        Command::Openapi(args) => output::json(&match args.dialect {
+            Dialect::Vplus => portolan_api_vplus::document(),
+            Dialect::Orchestrator => portolan_api_orchestrator::document(),
+        }),
         Command::Account(AccountCommand::Passwd { login, config }) => {
             let (config, _) = configured(&config, &around)?;
             logging::start("warn", false)?;

@@ -182,14 +182,16 @@ mod tests {
             assert_eq!(body(bad).value().unwrap_err(), ApiError::malformed(), "{bad}");
         }
         assert_eq!(body("{\"a\":1,\"a\":2}").value().unwrap()["a"], 2);
-        assert_eq!(body("{\"a\":123456789012345678901234567890}").value().unwrap()["a"], 123_456_789_012_345_678_901_234_567_890_f64);
+        assert_eq!(
+            body("{\"a\":123456789012345678901234567890}").value().unwrap()["a"],
+            123_456_789_012_345_678_901_234_567_890_f64
+        );
     }
 
     #[test]
     fn the_type_counts_without_its_parameters() {
-        let said = |text: &str| {
-            is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_str(text).unwrap())]))
-        };
+        let said =
+            |text: &str| is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_str(text).unwrap())]));
         assert!(said("application/json") && said("Application/JSON; charset=utf-8") && said(" application/json ;x"));
         assert!(!said("text/json") && !said("") && !said("application/jsonx") && !is_json(&HeaderMap::new()));
     }

@@ -151,7 +151,11 @@ mod tests {
                 with("bogus", json!(1)),
                 "wrong keys u'bogus' in {u'bogus': 1, u'image': u'1', u'name': u'n', u'size': u'1'}",
             ),
-            (STOP, json!({ "z": 1, "ü": 2, "a": 3 }), "wrong keys u'\\xfc', u'a', u'z' in {u'a': 3, u'z': 1, u'\\xfc': 2}"),
+            (
+                STOP,
+                json!({ "z": 1, "ü": 2, "a": 3 }),
+                "wrong keys u'\\xfc', u'a', u'z' in {u'a': 3, u'z': 1, u'\\xfc': 2}",
+            ),
             (START, with("name", json!(5)), "5 should be instance of <type 'unicode'>"),
             (START, with("name", json!("")), "len(u'') should evaluate to True"),
             (START, with("keyname", json!("")), "len(u'') should evaluate to True"),

@@ -182,12 +182,12 @@ impl Serialize for Each<'_, CloudNode> {
 
 impl Serialize for Each<'_, CloudImage> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (cloud_type, provider) = (self.cloud.display_name, self.cloud.provider);
-        let image = |image| {
-            let CloudImage { id, name, .. } = image;
-            Image { cloud_type, id, name, provider }
-        };
-        serializer.collect_seq(self.things.iter().map(image))
+        serializer.collect_seq(self.things.iter().map(|image| Image {
+            cloud_type: self.cloud.display_name,
+            id: &image.id,
+            name: &image.name,
+            provider: self.cloud.provider,
+        }))
     }
 }
 

@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn both_layouts_to_the_letter() {
-        let value = json!({ "b": [], "a": { "y": [1, { "z": null, "k": {} }], "x": "ü€😀\u{7f}\u{1}/\"\\\n" }, "c": 0.5 });
+        let value =
+            json!({ "b": [], "a": { "y": [1, { "z": null, "k": {} }], "x": "ü€😀\u{7f}\u{1}/\"\\\n" }, "c": 0.5 });
         assert_eq!(
             text(&value, Style::Indented),
             "{\n  \"a\": {\n    \"x\": \"\\u00fc\\u20ac\\ud83d\\ude00\\u007f\\u0001/\\\"\\\\\\n\",\n    \"y\": [\n      1,\n      \
