@@ -30,7 +30,15 @@ impl Server {
         let complaints = File::options().create(true).append(true).open(&log).unwrap();
         command.stdout(File::create(&out).unwrap()).stderr(complaints).stdin(Stdio::null());
         let child = command.spawn().expect("the binary can be started");
-        Self { child, data: site.data(), log, out, health: String::new(), url: String::new(), orchestrator: String::new() }
+        Self {
+            child,
+            data: site.data(),
+            log,
+            out,
+            health: String::new(),
+            url: String::new(),
+            orchestrator: String::new(),
+        }
     }
 
     /// Waits until the server says that it is ready.

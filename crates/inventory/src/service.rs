@@ -1,8 +1,8 @@
 //! The use cases of the inventory.
 
-use crate::clouds::{CloudRules, Waits};
+use crate::clouds::{CloudRules, StoredDriverState, Waits};
 use crate::error::InventoryError;
-use portolan_driver::{CloudDriver, Clouds, Hypervisor, Hypervisors};
+use portolan_driver::{CloudDriver, Clouds, DriverState, Hypervisor, Hypervisors};
 use portolan_model::backup::{Origin, OriginKind};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
@@ -89,16 +89,22 @@ impl Inventory {
         Ok(platform)
     }
 
-    /// The same for a platform that is a cloud.
+    /// The same for a platform that is a cloud. `make` is told which platform it is: what a driver keeps is filed
+    /// under it.
     pub async fn register_cloud(
         &self,
         caller: &Caller,
         new: NewPlatform,
-        driver: Arc<dyn CloudDriver>,
+        make: impl FnOnce(PlatformId) -> Arc<dyn CloudDriver> + Send,
     ) -> Result<Platform, InventoryError> {
         let platform = self.register(caller, new).await?;
-        self.drivers.clouds.insert(platform.id, driver);
+        self.drivers.clouds.insert(platform.id, make(platform.id));
         Ok(platform)
+    }
+
+    /// What the driver of a platform keeps, in the store.
+    pub fn driver_state(&self, platform: PlatformId) -> Arc<dyn DriverState> {
+        Arc::new(StoredDriverState::new(Arc::clone(&self.storage), Arc::clone(&self.clock), platform))
     }
 
     async fn register(&self, caller: &Caller, new: NewPlatform) -> Result<Platform, InventoryError> {

@@ -83,7 +83,8 @@ pub(crate) async fn run(quick: bool) -> Result<(), String> {
         body.len() / 1024
     );
     println!("| what | Portolan | bare hyper | ratio |\n| --- | ---: | ---: | ---: |");
-    let row = |what: &str, ours: f64, bare: f64, ratio: f64| println!("| {what} | {ours:.2} | {bare:.2} | {ratio:.2} |");
+    let row =
+        |what: &str, ours: f64, bare: f64, ratio: f64| println!("| {what} | {ours:.2} | {bare:.2} | {ratio:.2} |");
     let (a, b) = (median(with.list), median(without.list));
     row("list after a change, ms, median", a, b, b / a);
     let (a, b) = (median(with.per_second), median(without.per_second));
@@ -218,10 +219,7 @@ pub(crate) async fn bare() -> Result<(), String> {
     }
 }
 
-async fn answer(
-    rows: Arc<Mutex<Vec<Row>>>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn answer(rows: Arc<Mutex<Vec<Row>>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let method = request.method().clone();
     request.into_body().collect().await?;
     let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
