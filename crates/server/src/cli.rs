@@ -255,6 +255,8 @@ pub enum Dialect {
     Vplus,
     /// The management API.
     Manage,
+    /// The Orchestrator API.
+    Orchestrator,
 }
 
 /// Manage accounts.

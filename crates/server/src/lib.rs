@@ -70,6 +70,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Openapi(args) => output::json(&match args.dialect {
             Dialect::Vplus => portolan_api_vplus::document(),
             Dialect::Manage => portolan_api_manage::document(),
+            Dialect::Orchestrator => portolan_api_orchestrator::document(),
         }),
         Command::Account(AccountCommand::Passwd { login, config }) => {
             let (config, _) = configured(&config, &around)?;

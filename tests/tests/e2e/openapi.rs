@@ -4,7 +4,7 @@ use portolan_e2e::Site;
 
 #[test]
 fn the_committed_documents_are_the_generated_ones() {
-    for dialect in ["manage", "vplus"] {
+    for dialect in ["manage", "orchestrator", "vplus"] {
         let said = Site::empty().run(&["openapi", dialect]);
         assert_eq!(said.code, Some(0), "{}", said.err);
         let committed = format!("{}/../docs/openapi/{dialect}.json", env!("CARGO_MANIFEST_DIR"));
