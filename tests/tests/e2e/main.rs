@@ -10,6 +10,7 @@ mod images;
 mod kill;
 mod openapi;
 mod start;
+mod state;
 mod stop;
 mod tenants;
 mod wire;
