@@ -110,7 +110,11 @@ impl From<InventoryError> for ApiError {
             InventoryError::Conflict(text) => Self::new(StatusCode::CONFLICT, "CONFLICT", text),
             InventoryError::Invalid(text) => Self::invalid(text),
             InventoryError::Store(e) => e.into(),
+            e @ (InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_)) => {
+                Self::new(StatusCode::CONFLICT, "CONFLICT", e.to_string())
+            }
             InventoryError::Driver(e) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, &e),
+            InventoryError::Cloud(e) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, &e),
             other => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, &other),
         }
     }

@@ -2,11 +2,11 @@
 
 use crate::facade::Portolan;
 use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
-use portolan_driver::Hypervisors;
-use portolan_inventory::Inventory;
+use portolan_inventory::{CloudRules, Drivers, Inventory};
 use portolan_model::{Clock, IdSource};
 use portolan_protect::{Protect, Repositories};
 use portolan_storage::Storage;
+use portolan_tasks::EndBell;
 use std::sync::Arc;
 
 /// Why a Portolan could not be built.
@@ -24,12 +24,20 @@ pub struct PortolanBuilder {
     clock: Option<Arc<dyn Clock>>,
     ids: Option<Arc<dyn IdSource>>,
     options: AccessOptions,
+    clouds: CloudRules,
 }
 
 impl Portolan {
     /// A builder over a storage adapter, and the vault that [`portolan_access::unlock`] opened for it.
     pub fn builder(storage: Arc<dyn Storage>, vault: Vault) -> PortolanBuilder {
-        PortolanBuilder { storage, vault, clock: None, ids: None, options: AccessOptions::default() }
+        PortolanBuilder {
+            storage,
+            vault,
+            clock: None,
+            ids: None,
+            options: AccessOptions::default(),
+            clouds: CloudRules::default(),
+        }
     }
 }
 
@@ -55,23 +63,36 @@ impl PortolanBuilder {
         self
     }
 
+    /// How work on the nodes of clouds behaves.
+    #[must_use]
+    pub fn clouds(mut self, rules: CloudRules) -> Self {
+        self.clouds = rules;
+        self
+    }
+
     /// Wires everything. Takes no look at the storage.
     pub fn build(self) -> Result<Portolan, BuildError> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::new(Arc::clone(&clock))));
-        let hypervisors = Arc::new(Hypervisors::default());
+        let (drivers, bell) = (Drivers::default(), Arc::new(EndBell::default()));
         let repositories = Arc::new(Repositories::default());
         let storage = self.storage;
         let access = Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
-        let inventory =
-            Inventory::new(Arc::clone(&storage), Arc::clone(&hypervisors), Arc::clone(&clock), Arc::clone(&ids));
+        let inventory = Inventory::new(
+            Arc::clone(&storage),
+            drivers.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            self.clouds,
+            Arc::clone(&bell),
+        );
         let protect = Protect::new(
             Arc::clone(&storage),
-            Arc::clone(&hypervisors),
+            Arc::clone(&drivers.hypervisors),
             Arc::clone(&repositories),
             Arc::clone(&clock),
             ids,
         );
-        Ok(Portolan { access, inventory, protect, storage, hypervisors, repositories, clock })
+        Ok(Portolan { access, inventory, protect, storage, drivers, repositories, clock, bell })
     }
 }

@@ -1,12 +1,12 @@
 //! The use cases of one Portolan, wired.
 
 use portolan_access::{Access, AccessError};
-use portolan_driver::Hypervisors;
-use portolan_inventory::{Inventory, InventoryError, SyncHandler};
+use portolan_driver::{Clouds, Hypervisors};
+use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_handlers};
 use portolan_model::*;
 use portolan_protect::{Protect, ProtectError, Repositories};
 use portolan_storage::{Storage, StorageExt, StoreError};
-use portolan_tasks::{Engine, EngineBuilder, Task, TaskStore};
+use portolan_tasks::{EndBell, Engine, EngineBuilder, Task, TaskStore};
 use std::sync::Arc;
 
 /// The use cases of one Portolan over its ports.
@@ -18,9 +18,10 @@ pub struct Portolan {
     /// Backups, restores, destinations, tasks.
     pub protect: Protect,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) hypervisors: Arc<Hypervisors>,
+    pub(crate) drivers: Drivers,
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bell: Arc<EndBell>,
 }
 
 impl Portolan {
@@ -34,9 +35,14 @@ impl Portolan {
         &self.storage
     }
 
-    /// The drivers of this process.
+    /// The hypervisor drivers of this process.
     pub fn hypervisors(&self) -> &Arc<Hypervisors> {
-        &self.hypervisors
+        &self.drivers.hypervisors
+    }
+
+    /// The cloud drivers of this process.
+    pub fn clouds(&self) -> &Arc<Clouds> {
+        &self.drivers.clouds
     }
 
     /// The opened repositories of this process.
@@ -46,7 +52,7 @@ impl Portolan {
 
     /// The tags that this process serves by its drivers and repositories.
     pub fn serves(&self) -> Vec<String> {
-        let platforms = self.hypervisors.platforms().into_iter().map(|id| format!("platform:{id}"));
+        let platforms = self.drivers.platforms().into_iter().map(|id| format!("platform:{id}"));
         let destinations = self.repositories.destinations().into_iter().map(|id| format!("destination:{id}"));
         platforms.chain(destinations).collect()
     }
@@ -58,8 +64,9 @@ impl Portolan {
         let mut engine = Engine::builder(store, Arc::clone(&self.clock))
             .worker(worker)
             .serves(self.serves())
+            .bell(Arc::clone(&self.bell))
             .handler(Arc::new(SyncHandler::new(self.inventory.clone())));
-        for handler in portolan_protect::handlers(&self.protect) {
+        for handler in portolan_protect::handlers(&self.protect).into_iter().chain(cloud_handlers(&self.inventory)) {
             engine = engine.handler(handler);
         }
         engine
@@ -118,6 +125,11 @@ pub(crate) fn as_protect(e: InventoryError) -> ProtectError {
         InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },
         InventoryError::Conflict(text) => ProtectError::Conflict(text),
         InventoryError::Invalid(text) => ProtectError::Invalid(text),
+        InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_) => {
+            ProtectError::Conflict(e.to_string())
+        }
+        InventoryError::Failed(text) => ProtectError::Conflict(text),
+        InventoryError::Cloud(e) => ProtectError::Driver(e.into()),
         InventoryError::Driver(e) => ProtectError::Driver(e),
         InventoryError::Store(e) => ProtectError::Store(e),
         InventoryError::Tasks(e) => ProtectError::Tasks(e),

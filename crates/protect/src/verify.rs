@@ -85,8 +85,11 @@ impl Protect {
         let job: VerifyPayload = payload(ctx)?;
         let repository = self.repositories.get(job.destination)?;
         let observer = DiskProgress::new(ctx, 0, 0, "verifying".into());
-        let report = repository.verify(VerifyScope::Points(vec![job.point]), job.depth, &observer).await?;
+        let mut report = repository.verify(VerifyScope::Points(vec![job.point]), job.depth, &observer).await?;
         let now = self.clock.now();
+        if let Some(point) = self.storage.find::<RecoveryPoint>(Scope::All, job.point).await? {
+            name_disks(&mut report.damage, &point);
+        }
         let damage = describe_damage(&report.damage);
         let output = serde_json::to_value(&report).unwrap_or_default();
         let outcome = match &damage {
@@ -123,6 +126,21 @@ fn note_finding(point: &mut RecoveryPoint, depth: VerifyDepth, damage: Option<&s
                 point.warnings_acknowledged = false;
             }
         }
+    }
+}
+
+/// A repository that cannot read a point's manifest may not know which disks it held. The catalogue does.
+fn name_disks(damage: &mut Vec<Damage>, point: &RecoveryPoint) {
+    let manifest = format!("points/{}", point.id);
+    let lost = |d: &Damage| d.object == manifest && d.disk.is_none();
+    let Some(found) = damage.iter().find(|d| lost(d)).cloned() else { return };
+    let held = point.disks.iter().filter(|disk| !disk.excluded);
+    let disks: Vec<Damage> = held
+        .map(|disk| Damage { disk: Some(disk.name.clone()), range: Some(0..disk.size_bytes), ..found.clone() })
+        .collect();
+    if !disks.is_empty() {
+        damage.retain(|d| !lost(d));
+        damage.extend(disks);
     }
 }
 

@@ -13,4 +13,5 @@ mod start;
 mod state;
 mod stop;
 mod tenants;
+mod unreadable;
 mod wire;

@@ -1,6 +1,7 @@
 //! The engine between the two ports.
 
 mod core;
+mod documents;
 mod index;
 mod packs;
 mod pipeline;
@@ -11,6 +12,7 @@ mod session;
 mod slots;
 mod stored;
 mod verify;
+mod walk;
 mod writer;
 
 pub use self::core::{RepositoryEnv, RepositoryOptions};

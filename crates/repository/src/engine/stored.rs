@@ -95,6 +95,11 @@ impl StoredPoint {
         let found = found.ok_or_else(|| RepoError::NotFound { what: "disk", id: disk.to_owned() })?;
         parse_id(&point_key(self.manifest.id), &found.root)
     }
+
+    /// How long a disk is, in bytes.
+    pub(crate) fn disk_bytes(&self, disk: &str) -> u64 {
+        self.manifest.disks.iter().find(|d| d.name == disk).map_or(0, |d| d.stats.size_bytes)
+    }
 }
 
 impl Core {
