@@ -5,6 +5,7 @@ use crate::server::Server;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -25,7 +26,18 @@ pub struct Site {
     dir: TempDir,
     /// Every key that the configuration file sets, as TOML values.
     keys: BTreeMap<String, String>,
+    /// Whom the server and the commands run as, where that is somebody else than who runs the tests.
+    user: Option<User>,
 }
+
+/// Somebody without privileges, and a copy of the binary that they can reach.
+struct User {
+    id: u32,
+    binary: PathBuf,
+}
+
+/// The user that is nobody on every Linux.
+const NOBODY: u32 = 65_534;
 
 /// What a command that ran to its end said.
 #[derive(Debug)]
@@ -52,7 +64,7 @@ impl Site {
     /// The built-in defaults, but ports that the system chooses.
     pub fn empty() -> Self {
         let dir = tempfile::Builder::new().prefix("portolan-e2e-").tempdir().unwrap();
-        let mut site = Self { dir, keys: BTreeMap::new() };
+        let mut site = Self { dir, keys: BTreeMap::new(), user: None };
         site.set("data_dir", "data");
         site.set("listeners.vplus.addresses", "127.0.0.1:0");
         site.set("listeners.management.addresses", "127.0.0.1:0");
@@ -66,6 +78,19 @@ impl Site {
         site.set("platform.lab.driver", "images");
         site.set("platform.lab.root", "vms");
         site.set("tasks.lease", "5s");
+        site
+    }
+
+    /// A site like [`Site::new`] whose server is bound by what files permit: run by root, the tests have it run as
+    /// nobody, who owns everything in [`Site::dir`] from each start of the server on.
+    pub fn unprivileged() -> Self {
+        let mut site = Self::new();
+        if rustix::process::geteuid().is_root() {
+            // Where the tests are built is root's own as a rule.
+            let copy = site.dir().join("portolan");
+            std::fs::copy(binary(), &copy).unwrap();
+            site.user = Some(User { id: NOBODY, binary: copy });
+        }
         site
     }
 
@@ -130,7 +155,11 @@ impl Site {
 
     /// `portolan` with these arguments in surroundings of its own.
     pub fn command(&self, args: &[&str]) -> Command {
-        self.wrapped(binary(), args)
+        self.wrapped(self.binary(), args)
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.user.as_ref().map_or_else(binary, |user| user.binary.clone())
     }
 
     fn wrapped(&self, program: impl AsRef<OsStr>, args: &[&str]) -> Command {
@@ -143,6 +172,9 @@ impl Site {
             }
         }
         command.env("HOME", self.dir()).env("PORTOLAN_ADMIN_PASSWORD", crate::PASSWORD);
+        if let Some(User { id, .. }) = self.user {
+            command.uid(id).gid(id);
+        }
         command
     }
 
@@ -194,6 +226,9 @@ impl Site {
     pub fn spawn(&self) -> Server {
         let args = self.serve_args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        if let Some(User { id, .. }) = self.user {
+            give(self.dir(), id);
+        }
         Server::spawn(self, self.command(&args))
     }
 
@@ -206,7 +241,7 @@ impl Site {
     pub async fn start_under(&self, program: &[&str], log: &Path) -> Server {
         let args = self.serve_args();
         let mut command = self.wrapped(program[0], &program[1..]);
-        command.arg(log).arg(binary()).args(args);
+        command.arg(log).arg(self.binary()).args(args);
         Server::spawn(self, command).ready().await
     }
 }
@@ -214,6 +249,14 @@ impl Site {
 impl Default for Site {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Gives a directory and what is in it to a user.
+fn give(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap();
+    if path.symlink_metadata().unwrap().is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path(), user));
     }
 }
 

@@ -49,7 +49,8 @@ fn suites(shell: &Shell, sheet: &mut Sheet) -> Result<String> {
     sheet.suite("documentation tests", 60, || test::documentation_tests(shell))?;
     let summary = sheet.suite("tests", 420, || {
         let databases = test::Databases::start(shell)?;
-        test::run_for_summary(&mut test::nextest_command(shell, &databases))
+        let (told, done) = test::run_for_summary(&mut test::nextest_command(shell, &databases));
+        done.map(|()| told.summary)
     })?;
     sheet.suite("release build", 420, || cargo(&["build", "--release", "--workspace", "--bins", "--locked"]))?;
     sheet.suite("demo, release", 60, || demo(shell))?;

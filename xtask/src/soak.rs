@@ -11,30 +11,32 @@ const SUITES: &[(&str, &str)] = &[
     ("streams of tasks against a model, all stores", "package(portolan-e2e) & test(agree)"),
 ];
 
-/// Runs each suite and prints a table for docs/performance.md.
+/// Runs each suite and prints a table for docs/performance.md, and what the tests say of their rounds.
 pub(crate) fn run(shell: &Shell, rounds: u32, install: bool) -> Result<()> {
     tools::need(shell, tools::TEST, install)?;
     test::build(shell)?;
     let databases = test::Databases::start(shell)?;
     let mut rows = Vec::new();
+    let mut lines = Vec::new();
     let mut failed = None;
     for (name, filter) in SUITES {
         let mut command = test::nextest_command(shell, &databases);
         command.args(["--profile", "soak", "--success-output", "immediate", "-E", filter]);
         command.env("PORTOLAN_SOAK", rounds.to_string());
         let start = Instant::now();
-        let done = test::run_for_summary(&mut command);
+        let (told, done) = test::run_for_summary(&mut command);
         let verdict = match done {
-            Ok(summary) => summary,
+            Ok(()) => told.summary,
             Err(error) => {
                 failed.get_or_insert(error);
                 "**FAILED**, see its output".to_owned()
             }
         };
         rows.push(format!("| {name} | {rounds} | {:.0} | {verdict} |", start.elapsed().as_secs_f64()));
+        lines.extend(told.lines.into_iter().map(|line| format!("* {line}")));
     }
     let day = String::from_utf8_lossy(&output(shell.command("date").arg("+%F"))?).trim().to_owned();
     println!("\n### Soak of {day}\n\n| what | multiplier | seconds | verdict |\n| --- | --- | --- | --- |");
-    println!("{}", rows.join("\n"));
+    println!("{}\n\n{}", rows.join("\n"), lines.join("\n"));
     failed.map_or(Ok(()), Err)
 }

@@ -45,23 +45,41 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
 }
 
-/// Runs nextest with its words passed on, and gives its closing line, to be shown once more at the very end.
-pub(crate) fn run_for_summary(command: &mut Command) -> Result<String> {
+/// What a run of tests came to.
+pub(crate) struct Told {
+    /// Nextest's closing line.
+    pub(crate) summary: String,
+    /// What the tests said in lines that begin with `soak: `.
+    pub(crate) lines: Vec<String>,
+}
+
+/// Runs nextest with its words passed on, and gives what is to be shown once more at the very end, also where a
+/// test failed.
+pub(crate) fn run_for_summary(command: &mut Command) -> (Told, Result<()>) {
     println!("$ {}", shown(command));
-    let spawned = command.stderr(Stdio::piped()).spawn();
-    let mut child = spawned.map_err(|source| XtaskError::Spawn { command: shown(command), source })?;
-    let mut summary = String::new();
+    let mut told = Told { summary: String::new(), lines: Vec::new() };
+    let name = shown(command);
+    let failed = |source| XtaskError::Spawn { command: name.clone(), source };
+    let mut child = match command.stderr(Stdio::piped()).spawn() {
+        Ok(child) => child,
+        Err(source) => return (told, Err(failed(source))),
+    };
     if let Some(words) = child.stderr.take() {
         for line in BufReader::new(words).split(b'\n').map_while(std::result::Result::ok) {
             let line = String::from_utf8_lossy(&line);
             eprintln!("{line}");
             if line.trim_start().starts_with("Summary [") {
-                summary = line.trim().to_owned();
+                told.summary = line.trim().to_owned();
             }
+            told.lines.extend(line.trim().strip_prefix("soak: ").map(str::to_owned));
         }
     }
-    let status = child.wait().map_err(|source| XtaskError::Spawn { command: shown(command), source })?;
-    if status.success() { Ok(summary) } else { Err(XtaskError::Failed { command: shown(command), status }) }
+    let done = match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(XtaskError::Failed { command: name.clone(), status }),
+        Err(source) => Err(failed(source)),
+    };
+    (told, done)
 }
 
 /// Running PostgreSQL and MariaDB servers. They stop when this is dropped, and also when this process is killed:

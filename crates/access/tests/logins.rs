@@ -20,6 +20,7 @@ async fn the_caller_is_what_the_account_is() {
         Caller {
             account: Some(all),
             session: None,
+            token: None,
             login: "Ops".into(),
             role: Role::Operator,
             scope: Scope::All,

@@ -93,13 +93,20 @@ pub(crate) fn open(tree: &Tree, path: &Path) -> Result<Image, DriverError> {
     try_open(tree, path).map_err(|error| match error {
         ImageError::Corrupt { offset, what } => BlockError::Corrupt { offset, what: format!("{shown}: {what}") }.into(),
         ImageError::Unsupported(what) => DriverError::Unsupported(format!("{shown}: {what}")),
-        ImageError::Io(source) => BlockError::Io { action: "read", offset: 0, source }.into(),
+        ImageError::Io(source) => BlockError::Io { action: "read", offset: 0, source: named(path, &source) }.into(),
         ImageError::Tree(TreeError::Io { path, source }) if source.kind() == io::ErrorKind::NotFound => {
             DriverError::NotFound { what: "image", id: path }
         }
-        ImageError::Tree(TreeError::Io { source, .. }) => BlockError::Io { action: "open", offset: 0, source }.into(),
+        ImageError::Tree(TreeError::Io { path, source }) => {
+            BlockError::Io { action: "open", offset: 0, source: named(Path::new(&path), &source) }.into()
+        }
         ImageError::Tree(error) => DriverError::Malformed(format!("{shown}: {error}")),
     })
+}
+
+/// The same error, saying which file it is about.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn try_open(tree: &Tree, path: &Path) -> Result<Image, ImageError> {

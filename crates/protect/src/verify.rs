@@ -38,7 +38,8 @@ impl Handler for VerifyHandler {
 }
 
 impl Protect {
-    /// Asks for a check of one recovery point at the destination that was named, or at any that holds a copy.
+    /// Asks for a check of one recovery point at the destination that was named, or at any that holds a copy. A
+    /// request that its sender named is carried out once: a repetition answers the task that is there.
     pub async fn verify(
         &self,
         caller: &Caller,
@@ -47,6 +48,13 @@ impl Protect {
         depth: VerifyDepth,
     ) -> Result<Task, ProtectError> {
         caller.require(Privilege::BackupWrite)?;
+        let begins = self.begins(caller);
+        let id = begins.id("verify.task", point);
+        if begins.may_repeat()
+            && let Some(task) = self.tasks_there(caller.scope, &[id]).await?.pop()
+        {
+            return Ok(task);
+        }
         let point = self.point_row(caller.scope, point).await?;
         if !point.status.is_restorable() {
             return Err(ProtectError::Conflict(format!(
@@ -65,9 +73,10 @@ impl Protect {
             ..TaskLinks::default()
         };
         let payload = VerifyPayload { point: point.id, destination: copy.destination, depth };
-        let chain = ChainId::from_uuid(self.ids.uuid());
+        let chain = begins.id("verify.chain", point.id);
         let link = self.link(task_kind::VERIFY, chain, point.tenant, links);
         let task = NewTask {
+            id,
             payload: serde_json::to_value(payload).unwrap_or_default(),
             unique_key: Some(format!("verify:{}:{}:{depth:?}", point.id, copy.destination)),
             // Reading a backup does not keep its machine from the next one.
@@ -85,8 +94,11 @@ impl Protect {
         let job: VerifyPayload = payload(ctx)?;
         let repository = self.repositories.get(job.destination)?;
         let observer = DiskProgress::new(ctx, 0, 0, "verifying".into());
-        let report = repository.verify(VerifyScope::Points(vec![job.point]), job.depth, &observer).await?;
+        let mut report = repository.verify(VerifyScope::Points(vec![job.point]), job.depth, &observer).await?;
         let now = self.clock.now();
+        if let Some(point) = self.storage.find::<RecoveryPoint>(Scope::All, job.point).await? {
+            name_disks(&mut report.damage, &point);
+        }
         let damage = describe_damage(&report.damage);
         let output = serde_json::to_value(&report).unwrap_or_default();
         let outcome = match &damage {
@@ -123,6 +135,21 @@ fn note_finding(point: &mut RecoveryPoint, depth: VerifyDepth, damage: Option<&s
                 point.warnings_acknowledged = false;
             }
         }
+    }
+}
+
+/// A repository that cannot read a point's manifest may not know which disks it held. The catalogue does.
+fn name_disks(damage: &mut Vec<Damage>, point: &RecoveryPoint) {
+    let manifest = format!("points/{}", point.id);
+    let lost = |d: &Damage| d.object == manifest && d.disk.is_none();
+    let Some(found) = damage.iter().find(|d| lost(d)).cloned() else { return };
+    let held = point.disks.iter().filter(|disk| !disk.excluded);
+    let disks: Vec<Damage> = held
+        .map(|disk| Damage { disk: Some(disk.name.clone()), range: Some(0..disk.size_bytes), ..found.clone() })
+        .collect();
+    if !disks.is_empty() {
+        damage.retain(|d| !lost(d));
+        damage.extend(disks);
     }
 }
 

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use portolan_block::BlockError;
+use portolan_block::{BlockError, MemorySource};
 use portolan_repository::{
-    BackupRepository, Damage, LocalObjects, MemoryObjects, PointFilter, RepoError, Repository, RepositoryKey,
-    RepositoryOptions, Unobserved, VerifyDepth, VerifyReport, VerifyScope, verify_packs,
+    BackupRepository, Damage, LocalObjects, MemoryObjects, ObjectStore as _, PointFilter, RepoError, Repository,
+    RepositoryKey, RepositoryOptions, Unobserved, VerifyDepth, VerifyReport, VerifyScope, verify_packs,
 };
-use portolan_testkit::repository::{EngineFixture, back_up, noise, point_id, restore, spec};
-use std::collections::BTreeSet;
+use portolan_testkit::repository::{EngineFixture, back_up, disk, meta, noise, point_id, restore, spec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 const CHUNK: u64 = 4096;
@@ -22,6 +23,188 @@ async fn filled() -> (Arc<MemoryObjects>, EngineFixture, Vec<u8>) {
     data[5 * 4096..9 * 4096].fill(0);
     back_up(&repository, &*fixture.clock, spec(1, 1, None), None, &data).await.unwrap();
     (store, fixture, data)
+}
+
+/// Two points of a machine with two disks: the disk `data` is in both, `root` changes in between.
+struct Pair {
+    store: Arc<MemoryObjects>,
+    fixture: EngineFixture,
+    content: BTreeMap<(u128, &'static str), Vec<u8>>,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let store = Arc::new(MemoryObjects::new());
+        let options = RepositoryOptions { chunk_bytes: 4096, pack_bytes: 40_000, packs_per_segment: 2, workers: 2 };
+        let fixture = EngineFixture::create_with(store.clone(), options).await;
+        let repository = fixture.try_open().await.unwrap();
+        let (first, data) = (noise(1, 24 * 4096), noise(2, 9 * 4096 + 100));
+        let mut second = first.clone();
+        second[3 * 4096..5 * 4096].copy_from_slice(&noise(3, 2 * 4096));
+        for (n, root) in [(1, &first), (2, &second)] {
+            let session = repository.begin(spec(n, 1, (n > 1).then(|| n - 1))).await.unwrap();
+            for (name, content) in [("root", root), ("data", &data)] {
+                let source = Arc::new(MemorySource::new(content.clone()));
+                session.disk(disk(name, None), source, &Unobserved).await.unwrap();
+            }
+            session.attach("vm.json", bytes::Bytes::from_static(b"{}")).await.unwrap();
+            session.commit(meta(&*fixture.clock)).await.unwrap();
+        }
+        let content = [((1, "root"), first), ((2, "root"), second), ((1, "data"), data.clone()), ((2, "data"), data)];
+        Self { store, fixture, content: content.into() }
+    }
+
+    /// The places of all disks that a restore cannot give. Whatever it gives must be right.
+    async fn lost(&self, repository: &Repository, what: &str) -> Vec<(u128, &'static str, Range<u64>)> {
+        let mut lost = Vec::new();
+        for (&(point, name), content) in &self.content {
+            let size = content.len() as u64;
+            let source = match repository.open_disk(point_id(point), name).await {
+                Ok(source) => source,
+                Err(RepoError::Corrupt { .. } | RepoError::TooNew { .. }) => {
+                    lost.push((point, name, 0..size));
+                    continue;
+                }
+                Err(e) => panic!("{what}: {e:?}"),
+            };
+            for start in (0..size).step_by(CHUNK as usize) {
+                let range = start..(start + CHUNK).min(size);
+                match source.read_at(start, (range.end - start) as usize).await {
+                    Ok(bytes) => assert!(
+                        bytes[..] == content[range.start as usize..range.end as usize],
+                        "{what}: wrong bytes at {range:?} of '{name}'"
+                    ),
+                    Err(BlockError::Corrupt { .. }) => lost.push((point, name, range)),
+                    // A map that claims to be of a newer format.
+                    Err(BlockError::Io { source, .. }) if source.to_string().contains("format") => {
+                        lost.push((point, name, range));
+                    }
+                    Err(e) => panic!("{what}: {e:?}"),
+                }
+            }
+        }
+        lost
+    }
+}
+
+/// Whether the report says of this place that it is damaged: with disk and range.
+fn covers(report: &VerifyReport, point: u128, name: &str, range: &Range<u64>) -> bool {
+    let named = |d: &&Damage| d.point == Some(point_id(point)) && d.disk.as_deref() == Some(name);
+    report
+        .damage
+        .iter()
+        .filter(named)
+        .filter_map(|d| d.range.as_ref())
+        .any(|d| d.start <= range.start && range.end <= d.end)
+}
+
+#[tokio::test]
+async fn every_byte_that_is_lost_is_reported_with_disk_and_range() {
+    let pair = Pair::new().await;
+    let mut harmless = BTreeSet::new();
+    for key in pair.store.keys() {
+        let len = pair.fixture.objects.head(&key).await.unwrap() as usize;
+        // The head, where versions and salts are, the tail, and places in between.
+        let places: BTreeSet<usize> =
+            (0..32.min(len)).step_by(3).chain((0..len).step_by((len / 9).max(1))).chain([4, len - 1]).collect();
+        for (at, bit) in places.into_iter().zip([0x10, 0x02, 0x80, 0x01].into_iter().cycle()) {
+            let what = format!("{key}, byte {at}, bit {bit:#x}");
+            let rotten = Arc::new(pair.store.fork());
+            assert!(rotten.tamper(&key, |bytes| bytes[at] ^= bit));
+            let repository = pair.fixture.over(rotten).try_open().await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            let lost = pair.lost(&repository, &what).await;
+            let report = verify(&repository, VerifyDepth::Data).await;
+            assert!(report.damage.iter().any(|d| d.object == key), "{what}: {:?}", report.damage);
+            for (point, name, range) in &lost {
+                assert!(covers(&report, *point, name, range), "{what}: {range:?} of '{name}': {:?}", report.damage);
+            }
+            for d in report.damage.iter().filter(|d| d.range.is_some()) {
+                assert!(d.point.is_some() && d.disk.is_some(), "{what}: {d:?}");
+            }
+            if lost.is_empty() {
+                harmless.insert(key.split('/').next().unwrap().to_owned());
+            }
+            // Asked for one point alone, what only others need is none of its damage.
+            for point in [1, 2] {
+                let scope = VerifyScope::Points(vec![point_id(point)]);
+                let report = repository.verify(scope, VerifyDepth::Data, &Unobserved).await.unwrap();
+                let hit = lost.iter().any(|(lost, ..)| *lost == point);
+                assert!(!hit || !report.damage.is_empty(), "{what}: point {point}");
+                assert!(report.damage.iter().all(|d| d.point != Some(point_id(3 - point))), "{what}: {report:?}");
+            }
+        }
+    }
+    // There are two configs, and no restore needs a session. Nothing stands in for a manifest.
+    for class in ["config", "config.copy", "sessions"] {
+        assert!(harmless.contains(class), "{harmless:?}");
+    }
+    assert!(!harmless.contains("points"), "{harmless:?}");
+}
+
+#[tokio::test]
+async fn what_one_copy_of_the_config_saves_the_loss_of_both_does_not() {
+    let pair = Pair::new().await;
+    let repository = pair.fixture.try_open().await.unwrap();
+    pair.store.tamper("config", |bytes| bytes[60] ^= 1);
+    let [one] = &verify(&repository, VerifyDepth::Structure).await.damage[..] else { panic!() };
+    assert_eq!((one.object.as_str(), one.point, &one.disk), ("config", None, &None));
+    assert!(one.what.contains("no disk is affected"), "{one:?}");
+
+    // Still open: only this process can read what is there.
+    pair.store.tamper("config.copy", |bytes| bytes[60] ^= 1);
+    let report = verify(&repository, VerifyDepth::Structure).await;
+    for (&(point, name), content) in &pair.content {
+        assert!(covers(&report, point, name, &(0..content.len() as u64)), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_segment_names_what_it_alone_lists() {
+    let pair = Pair::new().await;
+    let segments: Vec<String> = pair.store.keys().into_iter().filter(|k| k.starts_with("index/")).collect();
+    assert!(segments.len() > 2, "{segments:?}");
+    for key in &segments {
+        pair.store.tamper(key, |bytes| bytes[50] ^= 1);
+    }
+    let repository = pair.fixture.try_open().await.unwrap();
+    let report = verify(&repository, VerifyDepth::Structure).await;
+    for (&(point, name), content) in &pair.content {
+        assert!(covers(&report, point, name, &(0..content.len() as u64)), "{report:?}");
+    }
+    for key in &segments {
+        assert!(report.damage.iter().any(|d| d.object == *key), "{report:?}");
+    }
+
+    // The packs list themselves: then the damaged segments are needed by nothing.
+    assert!(repository.repair_index().await.unwrap() > 0);
+    let report = verify(&repository, VerifyDepth::Data).await;
+    assert_eq!(report.damage.len(), segments.len(), "{report:?}");
+    assert!(report.damage.iter().all(|d| d.point.is_none() && d.what.contains("nothing that is needed")), "{report:?}");
+    assert!(pair.lost(&repository, "repaired").await.is_empty());
+    for point in [1, 2] {
+        let scope = VerifyScope::Points(vec![point_id(point)]);
+        let report = repository.verify(scope, VerifyDepth::Data, &Unobserved).await.unwrap();
+        assert_eq!(report.damage, [], "no damage of this point");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_manifest_names_its_disks_where_its_session_is_known() {
+    let pair = Pair::new().await;
+    let key = format!("points/{}", point_id(2));
+    pair.store.tamper(&key, |bytes| bytes.truncate(40));
+    let repository = pair.fixture.try_open().await.unwrap();
+    let report = verify(&repository, VerifyDepth::Structure).await;
+    assert!(report.damage.iter().all(|d| d.object == key && d.point == Some(point_id(2))), "{report:?}");
+    for name in ["root", "data"] {
+        assert!(covers(&report, 2, name, &(0..pair.content[&(2, name)].len() as u64)), "{report:?}");
+    }
+    let session = format!("sessions/{}", spec(2, 1, None).id);
+    pair.store.tamper(&session, |bytes| bytes.truncate(40));
+    let report = verify(&repository, VerifyDepth::Structure).await;
+    let point = report.damage.iter().find(|d| d.object == key).unwrap();
+    assert_eq!((point.point, &point.disk), (Some(point_id(2)), &None), "{report:?}");
+    assert!(report.damage.iter().any(|d| d.object == session && d.what.contains("no disk")), "{report:?}");
 }
 
 async fn verify(repository: &Repository, depth: VerifyDepth) -> VerifyReport {
@@ -119,7 +302,6 @@ async fn damage_is_traced_to_disk_and_range() {
         if what == "cut" {
             rotten.tamper(&pack, |bytes| bytes.truncate(100));
         } else {
-            use portolan_repository::ObjectStore as _;
             rotten.delete(&pack).await.unwrap();
         }
         let seen = fixture.over(rotten).try_open().await.unwrap();
@@ -133,7 +315,6 @@ async fn damage_is_traced_to_disk_and_range() {
 #[tokio::test]
 async fn a_lost_index_is_repaired_from_the_packs() {
     let (store, fixture, data) = filled().await;
-    use portolan_repository::ObjectStore as _;
     for key in store.keys().into_iter().filter(|k| k.starts_with("index/")) {
         store.delete(&key).await.unwrap();
     }
@@ -224,7 +405,7 @@ async fn a_mistyped_recovery_key_is_noticed() {
 
 #[tokio::test]
 async fn a_directory_keeps_links_and_leftovers_out() {
-    use portolan_repository::{ObjectError, ObjectStore as _};
+    use portolan_repository::ObjectError;
     use std::os::unix::fs::symlink;
     let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::fs::write(outside.path().join("secret"), b"secret").unwrap();

@@ -253,6 +253,10 @@ pub struct OpenapiArgs {
 pub enum Dialect {
     /// The vPlus API.
     Vplus,
+    /// The management API.
+    Manage,
+    /// The Orchestrator API.
+    Orchestrator,
 }
 
 /// Manage accounts.

@@ -3,6 +3,7 @@
 use crate::config::{Config, Surroundings};
 use crate::data_dir::DataDir;
 use crate::error::{Failure, OrFail};
+use crate::factories::Factories;
 use portolan::Portolan;
 use portolan_access::{AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, credential_path, unlock};
 use portolan_model::{Clock, IdSource};
@@ -49,7 +50,14 @@ impl Core {
         access.sessions.lifetime = lifetime;
         access.logins.remember = config.remember_logins;
         let state: Arc<dyn Storage> = storage.clone();
-        let portolan = Portolan::builder(state, vault).clock(clock.clone()).ids(ids.clone()).access(access).build();
+        let factories = Arc::new(Factories { storage: state.clone(), clock: clock.clone(), ids: ids.clone() });
+        let portolan = Portolan::builder(state, vault)
+            .clock(clock.clone())
+            .ids(ids.clone())
+            .access(access)
+            .driver_factory(factories.clone())
+            .destination_factory(factories)
+            .build();
         let portolan = Arc::new(portolan.or_fail(|| "the server cannot be put together".into())?);
         Ok(Self { storage, clock, ids, portolan })
     }

@@ -15,12 +15,14 @@ pub mod data_dir;
 pub mod demo;
 pub mod destinations;
 pub mod error;
+pub mod factories;
 mod housekeeping;
 pub mod keyfile;
 mod logging;
 pub mod management;
 pub mod metrics;
 pub mod output;
+pub mod replays;
 pub mod repo;
 pub mod serve;
 pub mod server;
@@ -65,10 +67,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let (config, settings) = configured(&config, &around)?;
             config_show::print(&config, &settings, json)
         }
-        Command::Openapi(args) => {
-            let Dialect::Vplus = args.dialect;
-            output::json(&portolan_api_vplus::document())
-        }
+        Command::Openapi(args) => output::json(&match args.dialect {
+            Dialect::Vplus => portolan_api_vplus::document(),
+            Dialect::Manage => portolan_api_manage::document(),
+            Dialect::Orchestrator => portolan_api_orchestrator::document(),
+        }),
         Command::Account(AccountCommand::Passwd { login, config }) => {
             let (config, _) = configured(&config, &around)?;
             logging::start("warn", false)?;

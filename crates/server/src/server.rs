@@ -1,18 +1,22 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{Config, PlatformConfig, Surroundings};
+use crate::config::{Config, DestinationConfig, PlatformConfig, Surroundings};
 use crate::core::{Core, system};
 use crate::data_dir::DataDir;
 use crate::destinations::{self, Opened};
 use crate::error::{Failure, OneLine, OrFail};
 use crate::housekeeping::Housekeeping;
-use crate::management::{Management, Readiness};
+use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
+use crate::replays;
 use axum::Router;
 use portolan_api_vplus::VplusOptions;
 use portolan_driver_images::ImagesHypervisor;
-use portolan_http::{BoundListener, Edge, HttpError, HttpMetrics, Limits, ListenerConfig, TlsIdentityHandle, bind};
+use portolan_http::idempotency::Identify;
+use portolan_http::{
+    BoundListener, Edge, HttpError, HttpMetrics, Idempotency, Limits, ListenerConfig, TlsIdentityHandle, bind,
+};
 use portolan_inventory::NewPlatform;
 use portolan_model::{Caller, IdSource, Name, NodeId, PlatformId};
 use std::net::SocketAddr;
@@ -22,6 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often running tasks show their progress and hear of a wish to cancel: what a person who waits finds prompt.
 const BEAT: Duration = Duration::from_secs(2);
@@ -81,7 +86,8 @@ impl Server {
         for platform in &config.platforms {
             platforms.push(register_platform(&core, platform).await?);
         }
-        let plans = destinations::planned(config, &data);
+        let mut plans = destinations::planned(config, &data);
+        destinations::heed_default(&core, config, &mut plans).await?;
         let mut opened = Vec::new();
         for plan in &plans {
             match destinations::open(&core, &data, plan).await {
@@ -97,6 +103,7 @@ impl Server {
         if let Some(plan) = plans.iter().find(|p| p.default) {
             destinations::settle_default(&core, &plan.name).await;
         }
+        open_registered(&core, config, &plans).await?;
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
@@ -148,21 +155,45 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
+        // Another dialect: `let once = idempotency("its name", its_crate::senders(…));` and
+        // `edge.wrap(once.wrap(its_crate::router(…)))`.
+        let at_work = TaskTracker::new();
+        let replays = replays::kept(self.core.portolan.access.replays.clone());
+        let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
+            Idempotency::new(dialect, Arc::clone(&replays), senders).tracked(at_work.clone())
+        };
         let mut serve = Vec::new();
         if let Some(bound) = listeners.vplus {
             let options = VplusOptions::new(listeners.tls.is_some(), &config.vplus.origins)
                 .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
             let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
-            serve.push((bound, edge.wrap(portolan_api_vplus::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
+            serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
         }
         if let Some(bound) = listeners.management {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
-            serve.push((bound, edge("management").wrap(shown.router())));
+            let edge = edge("management").faults(management::shape_fault);
+            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
         }
+        self.wait_for_work(at_work, config.shutdown_grace);
         Ok(())
+    }
+
+    /// Requests that go on though their clients have hung up have the grace, too.
+    fn wait_for_work(&mut self, at_work: TaskTracker, grace: Duration) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            stop.cancelled().await;
+            at_work.close();
+            if tokio::time::timeout(grace, at_work.wait()).await.is_err() {
+                tracing::warn!(left = at_work.len(), "requests are cut off");
+            }
+            "the work on requests"
+        });
     }
 
     fn serve(&mut self, bound: BoundListener, router: Router, grace: Duration) {
@@ -267,6 +298,16 @@ async fn listener(
 fn node_name(config: &Config) -> String {
     let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
     name.unwrap_or_else(|| "portolan".into())
+}
+
+/// Opens what operators registered, beside what the configuration says. What is out of reach keeps nothing down.
+async fn open_registered(core: &Core, config: &Config, plans: &[DestinationConfig]) -> Result<(), Failure> {
+    let registry = &core.portolan.registry;
+    let platforms: Vec<&str> = config.platforms.iter().map(|p| p.name.as_str()).collect();
+    let destinations: Vec<&str> = plans.iter().map(|p| p.name.as_str()).collect();
+    let what = || "what is registered cannot be read from the database".to_owned();
+    registry.settle_declared(&platforms, &destinations).await.or_fail(what)?;
+    registry.open_all().await.or_fail(what)
 }
 
 async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {

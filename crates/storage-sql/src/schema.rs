@@ -203,7 +203,7 @@ const KINDS_2: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("driver_state", &[("platform", "id"), ("state_key", "text")]),
-    ("replay", &[("expires", "int")]),
+    ("replay", &[("expires", "int"), ("fingerprint", "text")]),
 ];
 
 /// Everything beside the objects. `task` holds only what has not ended; ends move to `task_history`. `claimable`

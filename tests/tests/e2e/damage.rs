@@ -114,6 +114,9 @@ async fn a_flipped_bit_anywhere_is_found_and_never_restored() {
         if class == "packs" {
             assert_eq!(restored.code, Some(3), "damaged data was restored: {restored:?}");
             assert!(restored.err.contains("root"), "the disk is not named: {}", restored.err);
+        }
+        if ["index", "packs", "points"].contains(&class.as_str()) {
+            assert_ne!(restored.code, Some(0), "{class}: {restored:?}");
             let report: Value = serde_json::from_str(&verified.out).unwrap_or_else(|e| panic!("{e}: {}", verified.out));
             let damage = report["damage"].as_array().unwrap();
             let named = damage.iter().any(|d| {
@@ -122,6 +125,31 @@ async fn a_flipped_bit_anywhere_is_found_and_never_restored() {
             assert!(named, "{report:#}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_repository_has_forgotten_of_a_backup_the_catalogue_knows() {
+    let rescue = Rescue::new().await;
+    for (_, path) in objects(&rescue.site.repository()).iter().filter(|o| ["points", "sessions"].contains(&&*o.0)) {
+        flip(path, std::fs::metadata(path).unwrap().len() / 3);
+    }
+    let server = rescue.site.start().await;
+    let api = server.api(&rescue.site).await;
+    let backup = api.get(&format!("/backups/{}", rescue.point)).await;
+    let task = api.verify(&backup).await;
+    assert_eq!(task["state"]["name"], "FAILED", "{task:#}");
+    let why = task["statusInfo"].as_str().unwrap();
+    let whole = format!("disk 'root' bytes 0..{}", rescue.disk.0.len());
+    assert!(why.contains(&whole) && why.contains(&format!("points/{}", rescue.point)), "{why}");
+    server.stop().await;
+
+    // Without any config there is no key to anything, and the command says what that means.
+    for name in ["config", "config.copy"] {
+        flip(&rescue.site.repository().join(name), 60);
+    }
+    let said = rescue.verify(&rescue.site.repository());
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.err.contains("no disk of any of 1 recovery points"), "{}", said.err);
 }
 
 #[tokio::test]
@@ -147,7 +175,19 @@ async fn a_missing_pack_is_found() {
     api.chain(&task, 2).await.failure();
     assert!(!rescue.site.datastore().join("back").exists());
     crate::backup::cleaned_up(&rescue.site).await;
+
+    // The machine still has what the pack held: the next backup brings it back, and heals this one.
+    let next = api.back_up(&api.vm("web").await, "INCREMENTAL").await;
+    for backup in [&next, &backup] {
+        let task = api.verify(backup).await;
+        assert_eq!(task["state"]["name"], "FINISHED", "{task:#}");
+    }
+    assert_eq!(api.get(&format!("/backups/{}", rescue.point)).await["warningsPresent"], false);
+    api.restored(&backup, "back").await;
+    same_bytes(&rescue.site.datastore().join("back/root.raw"), &rescue.disk);
     server.stop().await;
+    let verified = rescue.verify(&rescue.site.repository());
+    assert_eq!(verified.code, Some(0), "a damaged pack that nobody needs is no news: {verified:?}");
 }
 
 #[tokio::test]

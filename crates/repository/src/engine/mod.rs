@@ -1,7 +1,9 @@
 //! The engine between the two ports.
 
 mod core;
+mod documents;
 mod index;
+mod marks;
 mod packs;
 mod pipeline;
 mod reader;
@@ -11,6 +13,7 @@ mod session;
 mod slots;
 mod stored;
 mod verify;
+mod walk;
 mod writer;
 
 pub use self::core::{RepositoryEnv, RepositoryOptions};

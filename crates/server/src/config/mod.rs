@@ -1,13 +1,15 @@
 //! The configuration: defaults in code, a TOML file, the environment, arguments, in rising order. A key that nobody
-//! knows is an error.
+//! knows is an error. The `config` crate joins the layers.
 
 mod error;
 pub mod keys;
+mod layers;
 mod places;
 pub mod settings;
 pub mod value;
 
 pub use error::ConfigError;
+use layers::{EnvLayer, FileLayer, FlagLayer};
 pub use places::Surroundings;
 
 use portolan_model::Secret;
@@ -132,21 +134,17 @@ pub struct Overrides {
 /// # Errors
 /// Any [`ConfigError`].
 pub fn load(surroundings: &Surroundings, overrides: &Overrides) -> Result<(Config, Settings), ConfigError> {
-    let mut settings = Settings::default();
+    let mut layers: Vec<Box<dyn config::Source + Send + Sync>> = Vec::new();
     let file = match &overrides.file {
         Some(path) => Some(path.clone()),
         None => surroundings.config_files().into_iter().find(|path| path.exists()),
     };
     if let Some(path) = file {
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
-        let absolute = std::path::absolute(&path).unwrap_or(path);
-        settings.file(&absolute, &text)?;
+        layers.push(Box::new(FileLayer::read(path)?));
     }
-    settings.env(&surroundings.variables)?;
-    for (flag, key, value) in &overrides.keys {
-        settings.flag(flag, key, value)?;
-    }
+    layers.push(Box::new(EnvLayer::of(&surroundings.variables)));
+    layers.push(Box::new(FlagLayer(overrides.keys.clone())));
+    let settings = Settings::join(layers)?;
     Ok((Config::from_settings(&settings, surroundings)?, settings))
 }
 

@@ -60,6 +60,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a value is shown as stars, wholly or in part.
+    pub fn is_secret(self) -> bool {
+        self == Self::SecretUrl
+    }
+
     /// Checks a value, or says what it would have to be.
     pub fn check(self, raw: &Raw) -> Result<Value, String> {
         match self {
@@ -166,7 +171,33 @@ impl fmt::Display for Raw {
     }
 }
 
+impl Raw {
+    /// What the library that joins the layers gives back of a value that was checked.
+    pub fn of_library(kind: config::ValueKind) -> Self {
+        use config::ValueKind;
+        match kind {
+            ValueKind::String(text) => Self::Text(text),
+            ValueKind::Boolean(flag) => Self::Flag(flag),
+            ValueKind::I64(n) => Self::Number(n),
+            ValueKind::Array(items) => Self::List(items.into_iter().map(|item| item.to_string()).collect()),
+            _ => Self::Other("value of another kind"),
+        }
+    }
+}
+
 impl Value {
+    /// For the library that joins the layers.
+    pub fn to_library(&self, origin: &str) -> config::Value {
+        let origin = &origin.to_owned();
+        match self {
+            Self::Text(text) => config::Value::new(Some(origin), text.as_str()),
+            Self::Flag(flag) => config::Value::new(Some(origin), *flag),
+            Self::Number(n) => config::Value::new(Some(origin), i64::try_from(*n).unwrap_or(i64::MAX)),
+            Self::Span(span) => config::Value::new(Some(origin), show_span(*span)),
+            Self::List(list) => config::Value::new(Some(origin), list.clone()),
+        }
+    }
+
     /// As it would stand in a file.
     pub fn to_json(&self) -> serde_json::Value {
         match self {

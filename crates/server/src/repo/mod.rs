@@ -15,7 +15,7 @@ use crate::error::{Failure, OrFail};
 use crate::{destinations, keyfile, misconfigured};
 use indicatif::ProgressBar;
 use portolan_model::Caller;
-use portolan_repository::{LocalObjects, Observer, RepoError, Repository, RepositoryEnv, RepositoryKey};
+use portolan_repository::{LocalObjects, ObjectStore, Observer, RepoError, Repository, RepositoryEnv, RepositoryKey};
 use portolan_storage::Query;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,17 +88,25 @@ impl At {
             ));
         };
         let (clock, ids) = system();
-        let opened = Repository::open(Arc::new(self.objects().await?), RepositoryEnv { clock, ids }, key).await;
-        opened.map_err(|e| {
-            let failure = Failure::new(format!("the repository in {} cannot be opened", self.path.display()));
-            match e {
-                RepoError::WrongKey => failure.because(e).hint("is it the key of this very repository?"),
-                RepoError::TooNew { .. } => {
-                    failure.because(e).hint("a newer version of portolan has made it: use that")
-                }
-                other => failure.because(other),
+        let objects = Arc::new(self.objects().await?);
+        let e = match Repository::open(objects.clone(), RepositoryEnv { clock, ids }, key).await {
+            Ok(repository) => return Ok(repository),
+            Err(e) => e,
+        };
+        let message = format!("the repository in {} cannot be opened", self.path.display());
+        Err(match &e {
+            RepoError::WrongKey => Failure::new(message).hint("is it the key of this very repository?"),
+            RepoError::TooNew { .. } => Failure::new(message).hint("a newer version of portolan has made it: use that"),
+            RepoError::Corrupt { object, .. } if object.starts_with("config") => {
+                let points = objects.list("points/").await.map_or_else(|_| "the".into(), |all| all.len().to_string());
+                Failure::damage(message).hint(format!(
+                    "neither `config` nor `config.copy` is good: no disk of any of {points} recovery points can be \
+                     read; put one of the two back from a copy of the repository"
+                ))
             }
-        })
+            _ => Failure::new(message),
+        }
+        .because(e))
     }
 }
 
@@ -142,7 +150,9 @@ async fn known(core: &Core, wanted: Option<&Path>) -> Result<(PathBuf, Repositor
         (None, all) => all.iter().find(|d| d.default),
     };
     let chosen = chosen.ok_or_else(|| Failure::new("which repository of that server?").hint(hint))?;
-    Ok((PathBuf::from(&chosen.url), destinations::load_key(core, chosen.id).await?))
+    let key = core.portolan.registry.repository_key(chosen.id).await;
+    let key = key.or_fail(|| "the repository's key cannot be had from the database".into())?;
+    Ok((PathBuf::from(&chosen.url), key))
 }
 
 /// Shows progress on a bar.
