@@ -35,15 +35,10 @@ impl Core {
     /// # Errors
     /// Every one says what to do where that is known.
     pub async fn open(config: &Config, data: &DataDir, around: &Surroundings) -> Result<Self, Failure> {
-        let storage = SqlStorage::connect(sql_config(config, data)).await.map_err(|e| database(config, e))?;
+        let storage = SqlStorage::connect(sql_config(config, data.path())).await.map_err(|e| database(config, e))?;
         let clock = Arc::new(storage.clock().await.map_err(|e| database(config, e))?);
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds::new(clock.clone()));
-        let key = match &config.master_key_file {
-            Some(path) => KeyFile::new(path),
-            None => KeyFile::new(data.join("keys").join("master.key")),
-        };
-        let key =
-            key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL));
+        let key = key_file(config, data.path(), around);
         let vault = unlock(&*storage, &key, &*clock, &*ids).await.map_err(locked)?;
         let lifetime = Lifetime { idle: config.session_idle, absolute: Some(config.session_absolute) };
         let mut access = AccessOptions::default();
@@ -69,7 +64,17 @@ pub fn system() -> (Arc<dyn Clock>, Arc<dyn IdSource>) {
     (clock.clone(), Arc::new(SystemIds::new(clock)))
 }
 
-fn sql_config(config: &Config, data: &DataDir) -> SqlConfig {
+/// Where the master key is looked for.
+pub(crate) fn key_file(config: &Config, data: &Path, around: &Surroundings) -> KeyFile {
+    let key = match &config.master_key_file {
+        Some(path) => KeyFile::new(path),
+        None => KeyFile::new(data.join("keys").join("master.key")),
+    };
+    key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL))
+}
+
+/// Where the database is.
+pub(crate) fn sql_config(config: &Config, data: &Path) -> SqlConfig {
     let mut sql = match &config.database_url {
         Some(url) => SqlConfig::new(url.0.reveal()),
         None => SqlConfig::sqlite(&data.join("portolan.db")),
@@ -80,7 +85,8 @@ fn sql_config(config: &Config, data: &DataDir) -> SqlConfig {
     sql
 }
 
-fn database(config: &Config, error: StoreError) -> Failure {
+/// A database that cannot be used.
+pub(crate) fn database(config: &Config, error: StoreError) -> Failure {
     let place = match &config.database_url {
         Some(url) => format!("the database {url:?}"),
         None => "the database in the data directory".to_owned(),
@@ -99,7 +105,7 @@ fn database(config: &Config, error: StoreError) -> Failure {
 }
 
 /// A master key that is lost or another one.
-fn locked(error: AccessError) -> Failure {
+pub(crate) fn locked(error: AccessError) -> Failure {
     let hint = match &error {
         AccessError::KeyMissing { .. } => {
             "nothing was changed; every secret hangs on that key, also those that open the backup repositories \

@@ -2,11 +2,13 @@
 
 use crate::admin::{self, FirstPassword};
 use crate::config::{Config, DestinationConfig, PlatformConfig, Surroundings};
-use crate::core::{Core, system};
+use crate::core::Core;
 use crate::data_dir::DataDir;
+use crate::declared;
 use crate::destinations::{self, Opened};
 use crate::error::{Failure, OneLine, OrFail};
 use crate::housekeeping::Housekeeping;
+use crate::listeners::{self, Identities, Listeners};
 use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
 use crate::replays;
@@ -14,12 +16,9 @@ use axum::Router;
 use portolan_api_vplus::VplusOptions;
 use portolan_driver_images::ImagesHypervisor;
 use portolan_http::idempotency::Identify;
-use portolan_http::{
-    BoundListener, Edge, HttpError, HttpMetrics, Idempotency, Limits, ListenerConfig, TlsIdentityHandle, bind,
-};
+use portolan_http::{BoundListener, Edge, HttpMetrics, Idempotency, TlsIdentityHandle};
 use portolan_inventory::NewPlatform;
-use portolan_model::{Caller, IdSource, Name, NodeId, PlatformId};
-use std::net::SocketAddr;
+use portolan_model::{Caller, Name, NodeId, PlatformId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,8 +51,8 @@ pub struct Server {
     pub vplus: Option<String>,
     /// Where health and metrics answer; nothing when they are off.
     pub management: Option<String>,
-    /// The vPlus listener's certificate; nothing in plain HTTP.
-    pub tls: Option<TlsIdentityHandle>,
+    /// The certificates of the listeners that speak TLS.
+    pub identities: Identities,
     /// What became of the first account's password.
     pub first_password: FirstPassword,
     /// The destinations that are open.
@@ -65,23 +64,21 @@ pub struct Server {
     running: JoinSet<&'static str>,
 }
 
-/// The listeners of a configuration, bound.
-struct Listeners {
-    vplus: Option<BoundListener>,
-    management: Option<BoundListener>,
-    tls: Option<TlsIdentityHandle>,
-}
-
 impl Server {
     /// Starts a server. Addresses are tried before anything is made: a port in use costs nothing.
     ///
     /// # Errors
     /// Every one says what to do where that is known. Nothing goes on running after one.
     pub async fn start(config: &Config, around: &Surroundings, start: Start) -> Result<Self, Failure> {
-        let (data, ids, listeners) = take(config).await?;
+        let (data, ids, listeners) = listeners::take(config).await?;
         let core = Core::open(config, &data, around).await?;
         let node = data.node_id(&*ids)?;
+        declared::tenants(&core, config).await?;
+        if declared::has_administrator(config) {
+            declared::accounts(&core, config).await?;
+        }
         let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
+        declared::accounts(&core, config).await?;
         let mut platforms = Vec::new();
         for platform in &config.platforms {
             platforms.push(register_platform(&core, platform).await?);
@@ -107,9 +104,9 @@ impl Server {
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
-            vplus: listeners.vplus.as_ref().map(BoundListener::url),
-            management: listeners.management.as_ref().map(BoundListener::url),
-            tls: listeners.tls.clone(),
+            vplus: listeners.url("vplus"),
+            management: listeners.url("management"),
+            identities: listeners.identities.clone(),
             built_in_default: plans.iter().any(|p| p.default && p.path == data.join("repository")),
             core,
             readiness,
@@ -124,7 +121,7 @@ impl Server {
         Ok(server)
     }
 
-    fn run(&mut self, config: &Config, listeners: Listeners, node: NodeId) -> Result<(), Failure> {
+    fn run(&mut self, config: &Config, mut listeners: Listeners, node: NodeId) -> Result<(), Failure> {
         let name = node_name(config);
         // Unique among all that share the database, also when two hosts have one name.
         let worker = format!("{name}/{node}");
@@ -163,15 +160,15 @@ impl Server {
             Idempotency::new(dialect, Arc::clone(&replays), senders).tracked(at_work.clone())
         };
         let mut serve = Vec::new();
-        if let Some(bound) = listeners.vplus {
-            let options = VplusOptions::new(listeners.tls.is_some(), &config.vplus.origins)
+        if let Some(bound) = listeners.remove("vplus") {
+            let options = VplusOptions::new(config.vplus.tls, &config.vplus_origins)
                 .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
             let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
             let portolan = Arc::clone(&self.core.portolan);
             let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
             serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
         }
-        if let Some(bound) = listeners.management {
+        if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
             serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
@@ -216,6 +213,11 @@ impl Server {
         self.readiness.synced.store(true, Ordering::SeqCst);
     }
 
+    /// The certificate of the listener of that name; nothing when it is off or speaks plain HTTP.
+    pub fn certificate(&self, listener: &str) -> Option<&TlsIdentityHandle> {
+        self.identities.iter().find(|(name, _)| *name == listener).map(|(_, tls)| tls)
+    }
+
     /// The data directory.
     pub fn data(&self) -> &DataDir {
         &self.data
@@ -238,60 +240,6 @@ impl Server {
         while self.running.join_next().await.is_some() {}
         self.core.storage.close().await;
     }
-}
-
-/// Takes addresses and data directory, in the order in which a failure leaves the least behind.
-async fn take(config: &Config) -> Result<(DataDir, Arc<dyn IdSource>, Listeners), Failure> {
-    let there = DataDir::take_existing(&config.data_dir)?;
-    if config.vplus.addresses.is_empty() && config.management.is_empty() {
-        return Err(Failure::usage("every listener is off: the server would answer nobody")
-            .hint("turn one on with listeners.vplus.enabled = true"));
-    }
-    // The certificate lies in the data directory: try the addresses without it first.
-    drop(listen(config, None).await?);
-    let data = match there {
-        Some(data) => data,
-        None => DataDir::take(&config.data_dir)?,
-    };
-    let (clock, ids) = system();
-    let tls = if !config.vplus.tls || config.vplus.addresses.is_empty() {
-        None
-    } else {
-        Some(match &config.vplus.certificate {
-            Some((cert, key)) => TlsIdentityHandle::from_files(cert, key, clock),
-            None => TlsIdentityHandle::self_signed(&data.join("tls"), &config.vplus.names, clock),
-        })
-    };
-    let tls =
-        tls.transpose().map_err(|e| Failure::new("the certificate of the vPlus listener cannot be used").because(e))?;
-    let listeners = listen(config, tls).await?;
-    Ok((data, ids, listeners))
-}
-
-async fn listen(config: &Config, tls: Option<TlsIdentityHandle>) -> Result<Listeners, Failure> {
-    let vplus = listener("vplus", &config.vplus.addresses, tls.clone()).await?;
-    let management = listener("management", &config.management, None).await?;
-    Ok(Listeners { vplus, management, tls })
-}
-
-async fn listener(
-    name: &str,
-    addresses: &[SocketAddr],
-    tls: Option<TlsIdentityHandle>,
-) -> Result<Option<BoundListener>, Failure> {
-    if addresses.is_empty() {
-        return Ok(None);
-    }
-    let config =
-        ListenerConfig { name: name.to_owned(), addresses: addresses.to_vec(), tls, limits: Limits::default() };
-    bind(&config).await.map(Some).map_err(|e| match e {
-        HttpError::Bind { address, reason, advice, source, .. } => {
-            let failure = Failure::new(format!("the listener '{name}' cannot listen on {address}: {reason}"));
-            let port = format!("{advice}; the key is listeners.{name}.addresses");
-            failure.because(source).hint(port)
-        }
-        other => Failure::new(format!("the listener '{name}' cannot be used")).because(other),
-    })
 }
 
 /// What this process calls itself.

@@ -11,6 +11,7 @@
 mod apply;
 mod clock;
 mod config;
+mod dump;
 mod error;
 mod events;
 mod feed;
@@ -31,6 +32,7 @@ mod work_out;
 
 pub use clock::DatabaseClock;
 pub use config::SqlConfig;
+pub use dump::DumpLine;
 pub use schema::{Migration, migrations};
 pub use sql::Dialect;
 pub use store::SqlStorage;

@@ -75,6 +75,10 @@ impl SqlStorage {
     /// `Unavailable` when nobody answers, `TooNew` when a newer version has written the schema, `NoSpace`, and
     /// `Internal` for a URL or a server that Portolan cannot use.
     pub async fn connect(config: SqlConfig) -> Result<Arc<Self>, StoreError> {
+        Self::open(config).await?.migrated().await
+    }
+
+    async fn open(config: SqlConfig) -> Result<Self, StoreError> {
         let dialect = config.dialect()?;
         let (write, read) = match dialect {
             Dialect::Sqlite => sqlite(&config).await?,
@@ -86,10 +90,28 @@ impl SqlStorage {
         if dialect == Dialect::MariaDb {
             storage.check_server().await?;
         }
+        Ok(storage)
+    }
+
+    /// Connects beside a server that runs, and leaves the schema as it is: to read what is there.
+    ///
+    /// # Errors
+    /// As [`SqlStorage::connect`], and `Internal` where the schema is older or there is none.
+    pub async fn attach(config: SqlConfig) -> Result<Arc<Self>, StoreError> {
+        let storage = Self::open(config).await?;
+        let known = Self::schema_version();
+        match crate::migrate::found(&storage.write, storage.dialect).await.map_err(Fail::into_store)? {
+            found if found == known => Ok(Arc::new(storage)),
+            found if found > known => Err(StoreError::TooNew { found, known }),
+            found => Err(StoreError::internal(Unfit::Schema { found, known })),
+        }
+    }
+
+    async fn migrated(self) -> Result<Arc<Self>, StoreError> {
         let mut round = 0;
         loop {
-            match migrate(&storage.write, dialect).await {
-                Ok(()) => return Ok(Arc::new(storage)),
+            match migrate(&self.write, self.dialect).await {
+                Ok(()) => return Ok(Arc::new(self)),
                 Err(e) if e.is_race() && round < RACES => {
                     round += 1;
                     pause(round).await;

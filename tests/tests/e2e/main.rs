@@ -11,6 +11,7 @@ mod kill;
 mod manage;
 mod openapi;
 mod start;
+mod state;
 mod stop;
 mod tenants;
 mod unreadable;

@@ -1,5 +1,6 @@
 //! Every key that there is.
 
+use super::declared::ROLES;
 use super::value::Kind;
 
 /// A key of the configuration.
@@ -41,13 +42,27 @@ pub const KEYS: &[Key] = &[
     key("listeners.vplus.key", Kind::Path, None, "the certificate's private key in PEM"),
     key("listeners.vplus.names", Kind::List, Some(""), "further names of this host in the self-signed certificate"),
     key("listeners.vplus.origins", Kind::List, Some(""), "web pages that may call from elsewhere: https://host[:port]"),
-    key("listeners.management.enabled", Kind::Flag, Some("true"), "whether health and metrics are served"),
+    key("listeners.management.enabled", Kind::Flag, Some("true"), "whether management, health and metrics are served"),
+    key("listeners.management.addresses", Kind::Addresses, Some("127.0.0.1:9180"), "where they are served"),
+    key("listeners.management.tls", Kind::Flag, Some("false"), "whether they are served over TLS"),
     key(
-        "listeners.management.addresses",
-        Kind::Addresses,
-        Some("127.0.0.1:9180"),
-        "where they are served, in plain HTTP",
+        "listeners.management.cert",
+        Kind::Path,
+        None,
+        "certificate chain in PEM; a self-signed one is made without it",
     ),
+    key("listeners.management.key", Kind::Path, None, "the certificate's private key in PEM"),
+    key(
+        "listeners.management.names",
+        Kind::List,
+        Some(""),
+        "further names of this host in the self-signed certificate",
+    ),
+    key("tenant.*.external_id", Kind::Note, Some(""), "what the system in front calls the tenant; may be empty"),
+    key("account.*.role", Kind::Choice(ROLES), Some("viewer"), "what the account may do"),
+    key("account.*.tenant", Kind::Text, None, "the tenant that the account is bound to; none sees every tenant"),
+    key("account.*.password_file", Kind::Path, None, "a file with the account's first password in its first line"),
+    key("account.*.password_hash", Kind::Secret, None, "instead of it the password's Argon2id hash ($argon2id$…)"),
     key("platform.*.driver", Kind::Choice(&["images"]), None, "the platform's driver"),
     key("platform.*.root", Kind::Path, None, "the directory of disk images"),
     key("destination.*.kind", Kind::Choice(&["local"]), Some("local"), "the kind of store"),

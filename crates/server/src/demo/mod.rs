@@ -96,7 +96,7 @@ async fn walked(
     let file = password_file(place);
     crate::data_dir::write_private(&file, format!("{}\n", password.reveal()).as_bytes())
         .or_fail(|| format!("the password cannot be written to {}", file.display()))?;
-    let (Some(url), Some(tls)) = (&server.vplus, &server.tls) else {
+    let (Some(url), Some(tls)) = (&server.vplus, server.certificate("vplus")) else {
         return Err(Failure::new("the vPlus API is not served"));
     };
     let api = api::Api::login(url, tls.pem(), "admin", password).await?;
@@ -152,7 +152,7 @@ fn write_config(place: &Path) -> Result<PathBuf, Failure> {
 
 /// Where everything is, and what to try.
 fn invite(server: &Server, place: &Place) -> Result<(), Failure> {
-    let (Some(url), Some(tls)) = (&server.vplus, &server.tls) else { return Ok(()) };
+    let (Some(url), Some(tls)) = (&server.vplus, server.certificate("vplus")) else { return Ok(()) };
     let management = server.management.clone().unwrap_or_default();
     let cert = tls.info().cert;
     let password = password_file(place);
