@@ -5,9 +5,10 @@ use crate::data_dir::DataDir;
 use crate::error::{Failure, OrFail};
 use portolan::Portolan;
 use portolan_access::{AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, credential_path, unlock};
+use portolan_inventory::CloudRules;
 use portolan_model::{Clock, IdSource};
 use portolan_storage::{Storage, StoreError};
-use portolan_storage_sql::{DatabaseClock, SqlConfig, SqlStorage};
+use portolan_storage_sql::{DatabaseClock, Dialect, SqlConfig, SqlStorage};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +45,14 @@ impl Core {
         access.sessions.lifetime = lifetime;
         access.logins.remember = config.remember_logins;
         let state: Arc<dyn Storage> = storage.clone();
-        let portolan = Portolan::builder(state, vault).clock(clock.clone()).ids(ids.clone()).access(access).build();
+        let clouds = CloudRules {
+            release_delay: config.release_delay,
+            // A file is held by one process.
+            alone: storage.dialect() == Dialect::Sqlite,
+            ..CloudRules::default()
+        };
+        let builder = Portolan::builder(state, vault).clock(clock.clone()).ids(ids.clone());
+        let portolan = builder.access(access).clouds(clouds).build();
         let portolan = Arc::new(portolan.or_fail(|| "the server cannot be put together".into())?);
         Ok(Self { storage, clock, ids, portolan })
     }

@@ -1,7 +1,7 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{Config, PlatformConfig, Surroundings};
+use crate::config::{CloudConfig, Config, PlatformConfig, Surroundings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
 use crate::declared;
@@ -13,6 +13,7 @@ use crate::management::{Management, Readiness};
 use crate::metrics::Metrics;
 use axum::Router;
 use portolan_api_vplus::VplusOptions;
+use portolan_driver::{CloudDriver, DummyCloud};
 use portolan_driver_images::ImagesHypervisor;
 use portolan_http::{BoundListener, Edge, HttpMetrics, TlsIdentityHandle};
 use portolan_inventory::NewPlatform;
@@ -79,6 +80,9 @@ impl Server {
         let mut platforms = Vec::new();
         for platform in &config.platforms {
             platforms.push(register_platform(&core, platform).await?);
+        }
+        for cloud in &config.clouds {
+            platforms.push(register_cloud(&core, cloud).await?);
         }
         let plans = destinations::planned(config, &data);
         let mut opened = Vec::new();
@@ -234,5 +238,25 @@ async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<Pla
     let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
     let new = NewPlatform { name, driver: platform.driver.clone(), url, settings: Default::default(), declared: true };
     let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
+    Ok(registered.or_fail(what)?.id)
+}
+
+async fn register_cloud(core: &Core, cloud: &CloudConfig) -> Result<PlatformId, Failure> {
+    let what = || format!("the cloud '{}' cannot be registered", cloud.name);
+    let name = Name::new(&cloud.name).or_fail(what)?;
+    let nodes = cloud.nodes.map(|n| ("nodes".to_owned(), n.to_string()));
+    let new = NewPlatform {
+        name,
+        driver: cloud.driver.clone(),
+        url: format!("{}://{}", cloud.driver, cloud.name),
+        settings: nodes.into_iter().collect(),
+        declared: true,
+    };
+    let inventory = &core.portolan.inventory;
+    let make = |id: PlatformId| -> Arc<dyn CloudDriver> {
+        let state = inventory.driver_state(id);
+        Arc::new(DummyCloud::new(state, core.ids.clone()).with_nodes(cloud.nodes.unwrap_or_default()))
+    };
+    let registered = inventory.register_cloud(&Caller::system(), new, make).await;
     Ok(registered.or_fail(what)?.id)
 }

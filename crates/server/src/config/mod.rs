@@ -11,7 +11,9 @@ mod reader;
 pub mod settings;
 pub mod value;
 
-pub use declared::{AccountConfig, DestinationConfig, FirstSecret, PlatformConfig, TenantConfig};
+pub use declared::{
+    AccountConfig, BUILT_IN_CLOUD, CloudConfig, DestinationConfig, FirstSecret, PlatformConfig, TenantConfig,
+};
 pub use error::ConfigError;
 pub use listening::Listening;
 pub use places::Surroundings;
@@ -48,6 +50,10 @@ pub struct Config {
     pub accounts: Vec<AccountConfig>,
     /// Platforms.
     pub platforms: Vec<PlatformConfig>,
+    /// Clouds; the built-in dummy where neither a cloud nor a platform is configured.
+    pub clouds: Vec<CloudConfig>,
+    /// How long after its release an assigned node is destroyed.
+    pub release_delay: Duration,
     /// Backup destinations.
     pub destinations: Vec<DestinationConfig>,
     /// How often platforms are listed; nothing for never.
@@ -141,6 +147,8 @@ impl Config {
             tenants: declared::tenants(&read),
             accounts: declared::accounts(&read)?,
             platforms: declared::platforms(&read)?,
+            clouds: declared::clouds(&read)?,
+            release_delay: read.span("orchestrator.release_delay"),
             destinations: declared::destinations(&read)?,
             sync_interval: Some(read.span("inventory.sync_interval")).filter(|span| !span.is_zero()),
             task_concurrency: read.number("tasks.concurrency").and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
