@@ -154,6 +154,17 @@ impl Accounts {
         Err(busy())
     }
 
+    /// Makes an account with a generated password in place of the one of `new`, and tells it, here and never again.
+    pub async fn create_generated(
+        &self,
+        caller: &Caller,
+        new: NewAccount,
+    ) -> Result<(AccountView, Secret), AccessError> {
+        let password = password::generate_password(self.core.ids.as_ref());
+        let account = self.create(caller, NewAccount { password: password.clone(), ..new }).await?;
+        Ok((account, password))
+    }
+
     /// The accounts that the caller sees.
     pub async fn list(&self, caller: &Caller, query: Query) -> Result<ListOf<AccountView>, AccessError> {
         caller.require(Privilege::AccessManage)?;

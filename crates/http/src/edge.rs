@@ -171,6 +171,9 @@ impl Edge {
             // The rest of the body is on its way and will not be read.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        if let Some(seconds) = fault.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

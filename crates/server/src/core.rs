@@ -3,8 +3,11 @@
 use crate::config::{Config, Surroundings};
 use crate::data_dir::DataDir;
 use crate::error::{Failure, OrFail};
+use crate::factories::Factories;
 use portolan::Portolan;
-use portolan_access::{AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, credential_path, unlock};
+use portolan_access::{
+    AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, Vault, credential_path, unlock,
+};
 use portolan_inventory::CloudRules;
 use portolan_model::{Clock, IdSource};
 use portolan_storage::{Storage, StoreError};
@@ -26,6 +29,8 @@ pub struct Core {
     pub ids: Arc<dyn IdSource>,
     /// The use cases.
     pub portolan: Arc<Portolan>,
+    /// Every other key of the server comes out of it.
+    pub vault: Vault,
 }
 
 impl Core {
@@ -51,10 +56,17 @@ impl Core {
             alone: storage.dialect() == Dialect::Sqlite,
             ..CloudRules::default()
         };
-        let builder = Portolan::builder(state, vault).clock(clock.clone()).ids(ids.clone());
-        let portolan = builder.access(access).clouds(clouds).build();
+        let factories = Arc::new(Factories { storage: state.clone(), clock: clock.clone(), ids: ids.clone() });
+        let portolan = Portolan::builder(state, vault.clone())
+            .clock(clock.clone())
+            .ids(ids.clone())
+            .access(access)
+            .clouds(clouds)
+            .driver_factory(factories.clone())
+            .destination_factory(factories)
+            .build();
         let portolan = Arc::new(portolan.or_fail(|| "the server cannot be put together".into())?);
-        Ok(Self { storage, clock, ids, portolan })
+        Ok(Self { storage, clock, ids, portolan, vault })
     }
 }
 

@@ -18,6 +18,7 @@ pub mod declared;
 pub mod demo;
 pub mod destinations;
 pub mod error;
+pub mod factories;
 mod housekeeping;
 pub mod keyfile;
 mod listeners;
@@ -25,6 +26,8 @@ mod logging;
 pub mod management;
 pub mod metrics;
 pub mod output;
+mod platforms;
+pub mod replays;
 pub mod repo;
 pub mod serve;
 pub mod server;
@@ -71,10 +74,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let (config, settings) = configured(&config, &around)?;
             config_show::print(&config, &settings, json)
         }
-        Command::Openapi(args) => {
-            let Dialect::Vplus = args.dialect;
-            output::json(&portolan_api_vplus::document())
-        }
+        Command::Openapi(args) => output::json(&match args.dialect {
+            Dialect::Vplus => portolan_api_vplus::document(),
+            Dialect::Manage => portolan_api_manage::document(),
+            Dialect::Orchestrator => portolan_api_orchestrator::document(),
+        }),
         // Whoever names a data directory means a server that does not run.
         Command::Account { command: AccountCommand::Passwd { login, config }, .. } if config.is_given() => {
             let (config, _) = configured(&config, &around)?;

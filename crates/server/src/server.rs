@@ -1,29 +1,30 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{CloudConfig, Config, PlatformConfig, Surroundings};
+use crate::config::{Config, Surroundings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
 use crate::declared;
 use crate::destinations::{self, Opened};
-use crate::error::{Failure, OneLine, OrFail};
+use crate::error::{Failure, OneLine};
 use crate::housekeeping::Housekeeping;
 use crate::listeners::{self, Identities, Listeners};
-use crate::management::{Management, Readiness};
+use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
+use crate::platforms;
+use crate::replays;
 use axum::Router;
+use portolan_api_orchestrator::{HostCheck, OrchestratorOptions};
 use portolan_api_vplus::VplusOptions;
-use portolan_driver::{CloudDriver, DummyCloud};
-use portolan_driver_images::ImagesHypervisor;
-use portolan_http::{BoundListener, Edge, HttpMetrics, TlsIdentityHandle};
-use portolan_inventory::NewPlatform;
-use portolan_model::{Caller, Name, NodeId, PlatformId};
-use std::path::PathBuf;
+use portolan_http::idempotency::Identify;
+use portolan_http::{BoundListener, Edge, HttpMetrics, Idempotency, TlsIdentityHandle};
+use portolan_model::{Caller, NodeId, PlatformId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often running tasks show their progress and hear of a wish to cancel: what a person who waits finds prompt.
 const BEAT: Duration = Duration::from_secs(2);
@@ -47,7 +48,9 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// Where the vPlus API answers; nothing when it is off.
     pub vplus: Option<String>,
-    /// Where health and metrics answer; nothing when they are off.
+    /// Where the Orchestrator API answers; nothing when it is off.
+    pub orchestrator: Option<String>,
+    /// Where management, health and metrics answer; nothing when they are off.
     pub management: Option<String>,
     /// The certificates of the listeners that speak TLS.
     pub identities: Identities,
@@ -77,14 +80,9 @@ impl Server {
         }
         let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
         declared::accounts(&core, config).await?;
-        let mut platforms = Vec::new();
-        for platform in &config.platforms {
-            platforms.push(register_platform(&core, platform).await?);
-        }
-        for cloud in &config.clouds {
-            platforms.push(register_cloud(&core, cloud).await?);
-        }
-        let plans = destinations::planned(config, &data);
+        let platforms = platforms::register(&core, config).await?;
+        let mut plans = destinations::planned(config, &data);
+        destinations::heed_default(&core, config, &mut plans).await?;
         let mut opened = Vec::new();
         for plan in &plans {
             match destinations::open(&core, &data, plan).await {
@@ -100,10 +98,12 @@ impl Server {
         if let Some(plan) = plans.iter().find(|p| p.default) {
             destinations::settle_default(&core, &plan.name).await;
         }
+        platforms::open_registered(&core, config, &plans).await?;
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
             vplus: listeners.url("vplus"),
+            orchestrator: listeners.url("orchestrator"),
             management: listeners.url("management"),
             identities: listeners.identities.clone(),
             built_in_default: plans.iter().any(|p| p.default && p.path == data.join("repository")),
@@ -151,21 +151,50 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
+        // Another dialect: `let once = idempotency("its name", its_crate::senders(…));` and
+        // `edge.wrap(once.wrap(its_crate::router(…)))`.
+        let at_work = TaskTracker::new();
+        let replays = replays::kept(self.core.portolan.access.replays.clone());
+        let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
+            Idempotency::new(dialect, Arc::clone(&replays), senders).tracked(at_work.clone())
+        };
         let mut serve = Vec::new();
         if let Some(bound) = listeners.remove("vplus") {
             let options = VplusOptions::new(config.vplus.tls, &config.vplus_origins)
                 .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
             let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
-            serve.push((bound, edge.wrap(portolan_api_vplus::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
+            serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
+        }
+        if let Some(bound) = listeners.remove("orchestrator") {
+            let options = orchestrator(config, &self.core, &bound);
+            let edge = options.edge(edge("orchestrator"));
+            serve.push((bound, edge.wrap(portolan_api_orchestrator::router(Arc::clone(&self.core.portolan), options))));
         }
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
-            serve.push((bound, edge("management").wrap(shown.router())));
+            let edge = edge("management").faults(management::shape_fault);
+            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
         }
+        self.wait_for_work(at_work, config.shutdown_grace);
         Ok(())
+    }
+
+    /// Requests that go on though their clients have hung up have the grace, too.
+    fn wait_for_work(&mut self, at_work: TaskTracker, grace: Duration) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            stop.cancelled().await;
+            at_work.close();
+            if tokio::time::timeout(grace, at_work.wait()).await.is_err() {
+                tracing::warn!(left = at_work.len(), "requests are cut off");
+            }
+            "the work on requests"
+        });
     }
 
     fn serve(&mut self, bound: BoundListener, router: Router, grace: Duration) {
@@ -217,46 +246,26 @@ impl Server {
     }
 }
 
+/// How the Orchestrator API is served.
+fn orchestrator(config: &Config, core: &Core, bound: &BoundListener) -> OrchestratorOptions {
+    let own = &config.orchestrator;
+    let hosts = HostCheck::new(&bound.local_addrs(), &own.hosts);
+    // Derived, so that every process that serves the dialect knows every other's sessions.
+    let cookie_key = core.vault.hash_key("orchestrator session cookie");
+    OrchestratorOptions {
+        default_cloud: Some(own.default_cloud.clone()),
+        open: own.open,
+        auth_required: own.auth,
+        within: own.wait,
+        release_delay: config.release_delay,
+        release_within: own.wait,
+        secure: config.orchestrator_listener.tls,
+        ..OrchestratorOptions::new(hosts, *cookie_key)
+    }
+}
+
 /// What this process calls itself.
 fn node_name(config: &Config) -> String {
     let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
     name.unwrap_or_else(|| "portolan".into())
-}
-
-async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {
-    if !platform.root.is_dir() {
-        tracing::warn!(
-            platform = %platform.name,
-            root = %platform.root.display(),
-            "the platform's directory is missing; it is looked for at every listing"
-        );
-    }
-    let what = || format!("the platform '{}' cannot be registered", platform.name);
-    let name = Name::new(&platform.name).or_fail(what)?;
-    let root: PathBuf = platform.root.clone();
-    let url = root.display().to_string();
-    let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
-    let new = NewPlatform { name, driver: platform.driver.clone(), url, settings: Default::default(), declared: true };
-    let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
-    Ok(registered.or_fail(what)?.id)
-}
-
-async fn register_cloud(core: &Core, cloud: &CloudConfig) -> Result<PlatformId, Failure> {
-    let what = || format!("the cloud '{}' cannot be registered", cloud.name);
-    let name = Name::new(&cloud.name).or_fail(what)?;
-    let nodes = cloud.nodes.map(|n| ("nodes".to_owned(), n.to_string()));
-    let new = NewPlatform {
-        name,
-        driver: cloud.driver.clone(),
-        url: format!("{}://{}", cloud.driver, cloud.name),
-        settings: nodes.into_iter().collect(),
-        declared: true,
-    };
-    let inventory = &core.portolan.inventory;
-    let make = |id: PlatformId| -> Arc<dyn CloudDriver> {
-        let state = inventory.driver_state(id);
-        Arc::new(DummyCloud::new(state, core.ids.clone()).with_nodes(cloud.nodes.unwrap_or_default()))
-    };
-    let registered = inventory.register_cloud(&Caller::system(), new, make).await;
-    Ok(registered.or_fail(what)?.id)
 }

@@ -43,10 +43,10 @@ pub struct EngineBuilder {
     bell: Arc<EndBell>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Config {
     worker: String,
-    serves: Vec<String>,
+    serves: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     concurrency: usize,
     per_kind: HashMap<String, usize>,
     lease: Duration,
@@ -90,7 +90,7 @@ impl Engine {
         EngineBuilder {
             config: Config {
                 worker: "worker".into(),
-                serves: Vec::new(),
+                serves: Arc::new(Vec::new),
                 concurrency: 8,
                 per_kind: HashMap::new(),
                 lease: Duration::from_secs(30),
@@ -217,8 +217,15 @@ impl EngineBuilder {
 
     /// The tags that this node serves. None if nothing is said.
     #[must_use]
-    pub fn serves<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.config.serves = tags.into_iter().map(Into::into).collect();
+    pub fn serves<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        self.serves_live(Arc::new(move || tags.clone()))
+    }
+
+    /// The tags that this node serves, asked for anew at every claim and sign of life; must not block.
+    #[must_use]
+    pub fn serves_live(mut self, tags: Arc<dyn Fn() -> Vec<String> + Send + Sync>) -> Self {
+        self.config.serves = tags;
         self
     }
 

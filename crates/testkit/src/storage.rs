@@ -56,6 +56,7 @@ macro_rules! storage_conformance {
             events_are_gapless_for_a_reader_beside_writers,
             one_of_many_ends_of_a_task_wins,
             one_of_many_enqueuers_adds,
+            one_of_many_takes_a_request_over,
         ]);
         $crate::storage_conformance!(@each $maker, scopes, [
             every_read_shows_what_the_scope_sees,

@@ -9,6 +9,7 @@ mod databases;
 mod full;
 mod images;
 mod kill;
+mod manage;
 mod openapi;
 mod start;
 mod state;

@@ -370,6 +370,10 @@ pub struct OpenapiArgs {
 pub enum Dialect {
     /// The vPlus API.
     Vplus,
+    /// The management API.
+    Manage,
+    /// The Orchestrator API.
+    Orchestrator,
 }
 
 /// Look after the certificate.
@@ -380,7 +384,7 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
-        /// Whose certificate: vplus or management.
+        /// Whose certificate: vplus, orchestrator or management.
         #[arg(long, value_name = "NAME", default_value = "vplus")]
         listener: String,
         /// JSON instead of text.
@@ -395,7 +399,7 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
-        /// Whose certificate: vplus or management.
+        /// Whose certificate: vplus, orchestrator or management.
         #[arg(long, value_name = "NAME", default_value = "vplus")]
         listener: String,
     },

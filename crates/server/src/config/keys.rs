@@ -1,6 +1,6 @@
 //! Every key that there is.
 
-use super::declared::ROLES;
+use super::declared::{BUILT_IN_CLOUD, ROLES};
 use super::value::Kind;
 
 /// A key of the configuration.
@@ -42,6 +42,22 @@ pub const KEYS: &[Key] = &[
     key("listeners.vplus.key", Kind::Path, None, "the certificate's private key in PEM"),
     key("listeners.vplus.names", Kind::List, Some(""), "further names of this host in the self-signed certificate"),
     key("listeners.vplus.origins", Kind::List, Some(""), "web pages that may call from elsewhere: https://host[:port]"),
+    key("listeners.orchestrator.enabled", Kind::Flag, Some("true"), "whether the Orchestrator API is served"),
+    key("listeners.orchestrator.addresses", Kind::Addresses, Some("127.0.0.1:5050"), "where it is served"),
+    key("listeners.orchestrator.tls", Kind::Flag, Some("false"), "whether it is served over TLS"),
+    key(
+        "listeners.orchestrator.cert",
+        Kind::Path,
+        None,
+        "certificate chain in PEM; a self-signed one is made without it",
+    ),
+    key("listeners.orchestrator.key", Kind::Path, None, "the certificate's private key in PEM"),
+    key(
+        "listeners.orchestrator.names",
+        Kind::List,
+        Some(""),
+        "further names of this host in the self-signed certificate",
+    ),
     key("listeners.management.enabled", Kind::Flag, Some("true"), "whether management, health and metrics are served"),
     key("listeners.management.addresses", Kind::Addresses, Some("127.0.0.1:9180"), "where they are served"),
     key("listeners.management.tls", Kind::Flag, Some("false"), "whether they are served over TLS"),
@@ -76,6 +92,21 @@ pub const KEYS: &[Key] = &[
         None,
         "opens a repository that another installation made, and adds this one's key to it",
     ),
+    key(
+        "orchestrator.default_cloud",
+        Kind::Text,
+        Some(BUILT_IN_CLOUD),
+        "the cloud that requests mean which name none, or 'default'",
+    ),
+    key("orchestrator.open", Kind::Flag, Some("false"), "whether real clouds, too, are served without credentials"),
+    key("orchestrator.auth", Kind::Flag, Some("false"), "whether nothing, not even the dummy, is served without"),
+    key(
+        "orchestrator.wait",
+        Kind::Span(1),
+        Some("50s"),
+        "how long a start, stop or release may keep its client waiting",
+    ),
+    key("orchestrator.hosts", Kind::List, Some(""), "further Host names that requests may be for; * for every one"),
     key(
         "orchestrator.release_delay",
         Kind::Span(0),

@@ -42,6 +42,10 @@ pub struct Config {
     pub vplus: Listening,
     /// Web pages that may call the vPlus API from elsewhere.
     pub vplus_origins: Vec<String>,
+    /// The Orchestrator API's listener.
+    pub orchestrator_listener: Listening,
+    /// How the Orchestrator API is served.
+    pub orchestrator: OrchestratorConfig,
     /// The management listener.
     pub management: Listening,
     /// Tenants.
@@ -96,6 +100,21 @@ impl PartialEq for Url {
     }
 }
 
+/// How the Orchestrator API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrchestratorConfig {
+    /// The platform that `default` stands for.
+    pub default_cloud: String,
+    /// Whether real platforms, too, are served to requests without credentials.
+    pub open: bool,
+    /// Whether nothing is served to requests without credentials.
+    pub auth: bool,
+    /// How long a start, a stop or a release may keep its client waiting.
+    pub wait: Duration,
+    /// Further names of this host that requests may be meant for.
+    pub hosts: Vec<String>,
+}
+
 /// What the command line says about configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
@@ -143,6 +162,14 @@ impl Config {
             master_key_file: read.path("keys.master_file")?,
             vplus: Listening::read(&read, "vplus")?,
             vplus_origins: read.list("listeners.vplus.origins"),
+            orchestrator_listener: Listening::read(&read, "orchestrator")?,
+            orchestrator: OrchestratorConfig {
+                default_cloud: read.text("orchestrator.default_cloud").unwrap_or_default(),
+                open: read.flag("orchestrator.open"),
+                auth: read.flag("orchestrator.auth"),
+                wait: read.span("orchestrator.wait"),
+                hosts: read.list("orchestrator.hosts"),
+            },
             management: Listening::read(&read, "management")?,
             tenants: declared::tenants(&read),
             accounts: declared::accounts(&read)?,
@@ -165,7 +192,7 @@ impl Config {
     }
 
     /// Every listener with its name, in the order in which they are announced.
-    pub fn listeners(&self) -> [(&'static str, &Listening); 2] {
-        [("vplus", &self.vplus), ("management", &self.management)]
+    pub fn listeners(&self) -> [(&'static str, &Listening); 3] {
+        [("vplus", &self.vplus), ("orchestrator", &self.orchestrator_listener), ("management", &self.management)]
     }
 }

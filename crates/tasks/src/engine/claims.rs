@@ -108,7 +108,7 @@ async fn claim(run: &Run, group: &Group, free: usize, attempts: &mut JoinSet<()>
     let request = ClaimRequest {
         worker: inner.config.worker.clone(),
         kinds: group.kinds.clone(),
-        serves: inner.config.serves.clone(),
+        serves: (inner.config.serves)(),
         limit: u32::try_from(free).unwrap_or(u32::MAX),
         lease: inner.config.lease,
     };
