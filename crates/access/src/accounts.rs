@@ -94,6 +94,20 @@ impl Accounts {
 
     /// Makes an account. `Conflict` when the login is taken, also by an account that the caller does not see.
     pub async fn create(&self, caller: &Caller, new: NewAccount) -> Result<AccountView, AccessError> {
+        self.make(caller, new, None).await
+    }
+
+    /// The same with a password of which only the Argon2id hash is known, in PHC form: `new.password` is not looked at.
+    pub async fn create_hashed(
+        &self,
+        caller: &Caller,
+        new: NewAccount,
+        hash: &Secret,
+    ) -> Result<AccountView, AccessError> {
+        self.make(caller, new, Some(hash)).await
+    }
+
+    async fn make(&self, caller: &Caller, new: NewAccount, hash: Option<&Secret>) -> Result<AccountView, AccessError> {
         caller.require(Privilege::AccessManage)?;
         let tenant = match caller.scope {
             Scope::All => new.tenant,
@@ -102,11 +116,17 @@ impl Accounts {
         };
         let login = Name::new(&new.login).map_err(|e| AccessError::Invalid(e.to_string()))?;
         let time_zone = checked_zone(new.time_zone.as_deref().unwrap_or("UTC"))?;
-        password::check_rules(&new.password)?;
+        let password_hash = match hash {
+            Some(hash) => password::checked_hash(hash)?,
+            None => {
+                password::check_rules(&new.password)?;
+                self.core.passwords.hash(&new.password).await?
+            }
+        };
         let account = Account {
             id: AccountId::from_uuid(self.core.ids.uuid()),
             login,
-            password_hash: self.core.passwords.hash(&new.password).await?,
+            password_hash,
             role: new.role,
             tenant,
             enabled: true,
@@ -132,6 +152,17 @@ impl Accounts {
             }
         }
         Err(busy())
+    }
+
+    /// Makes an account with a generated password in place of the one of `new`, and tells it, here and never again.
+    pub async fn create_generated(
+        &self,
+        caller: &Caller,
+        new: NewAccount,
+    ) -> Result<(AccountView, Secret), AccessError> {
+        let password = password::generate_password(self.core.ids.as_ref());
+        let account = self.create(caller, NewAccount { password: password.clone(), ..new }).await?;
+        Ok((account, password))
     }
 
     /// The accounts that the caller sees.

@@ -13,6 +13,7 @@ mod keyfile;
 mod keys;
 mod logins;
 mod password;
+mod replays;
 mod seal;
 mod secrets;
 mod sessions;
@@ -29,6 +30,7 @@ pub use keyfile::{KeyFile, credential_path};
 pub use keys::{KeyError, KeyProblem, KeySource, MasterKey};
 pub use logins::{LoginRules, Logins};
 pub use password::{PasswordCost, Passwords, generate_password};
+pub use replays::{Asked, Begun, ReplayHold, Replays};
 pub use seal::{SealError, Sealer};
 pub use secrets::Secrets;
 pub use sessions::{Lifetime, SessionRules, Sessions};
@@ -70,6 +72,8 @@ pub struct Access {
     pub tenants: Tenants,
     /// Secrets, sealed by the master key.
     pub secrets: Secrets,
+    /// Answers to requests that their senders may repeat.
+    pub replays: Replays,
 }
 
 impl Access {
@@ -83,6 +87,7 @@ impl Access {
     ) -> Result<Self, AccessError> {
         let passwords = Passwords::new(options.cost, ids.clone())?;
         let secrets = Secrets::new(storage.clone(), &vault, clock.clone(), ids.clone());
+        let replays = Replays::new(storage.clone(), &vault, clock.clone(), ids.clone());
         let core = Arc::new(Core { storage, clock, ids, passwords });
         let logins = Logins::new(core.clone(), options.logins);
         let (remember, remembered) = (options.sessions.remember.min(MAX_REMEMBER), options.sessions.remembered);
@@ -90,14 +95,15 @@ impl Access {
         let sessions = Sessions::new(core.clone(), logins.clone(), &vault, options.sessions);
         let ways = Ways { logins: logins.clone(), sessions: sessions.clone(), tokens: tokens.clone() };
         let accounts = Accounts::new(core.clone(), ways, secrets.clone());
-        Ok(Self { accounts, logins, sessions, tokens, tenants: Tenants::new(core), secrets })
+        Ok(Self { accounts, logins, sessions, tokens, tenants: Tenants::new(core), secrets, replays })
     }
 
-    /// Housekeeping, to be called about once a minute: removes a bounded number of expired sessions and of tokens that
-    /// ended long ago, and writes down when logins failed. Returns how many sessions it removed.
+    /// Housekeeping, to be called about once a minute: removes a bounded number of expired sessions, of tokens that
+    /// ended long ago and of kept answers, and writes down when logins failed. Returns how many sessions it removed.
     pub async fn tidy(&self) -> Result<usize, AccessError> {
         self.logins.flush_failures().await?;
         self.tokens.sweep_ended().await?;
+        self.replays.sweep_expired().await?;
         self.sessions.sweep_expired().await
     }
 }

@@ -153,7 +153,8 @@ impl Inventory {
     }
 
     /// Asks for a sync of these platforms, or of every enabled one: one durable task each. A platform that has a
-    /// sync waiting or running gets no second one. Returns the tasks' ids.
+    /// sync waiting or running gets no second one, and a request that its sender named and repeats finds the tasks
+    /// that it began. Returns the tasks' ids.
     pub async fn request_sync(&self, caller: &Caller, platforms: &[PlatformId]) -> Result<Vec<TaskId>, InventoryError> {
         caller.require(Privilege::InventoryWrite)?;
         let chosen: Vec<Stored<Platform>> = if platforms.is_empty() {
@@ -166,10 +167,17 @@ impl Inventory {
             chosen
         };
         let now = self.clock.now();
+        let id = |role: &str, platform: PlatformId| match caller.request {
+            Some(request) => request.derive(&format!("{role}:{platform}"), 0),
+            None => self.ids.uuid(),
+        };
         let tasks = chosen
             .iter()
             .filter(|p| p.enabled)
-            .map(|p| self.sync_task(now, p, ChainId::from_uuid(self.ids.uuid()), user_origin(caller)))
+            .map(|p| {
+                let chain = ChainId::from_uuid(id("sync.chain", p.id));
+                sync_task(TaskId::from_uuid(id("sync.task", p.id)), now, p.id, chain, user_origin(caller))
+            })
             .collect();
         Ok(self.storage.enqueue(now, tasks).await?.into_iter().map(|e| e.id).collect())
     }

@@ -1,6 +1,7 @@
 //! The builder.
 
 use crate::facade::Portolan;
+use crate::registry::{self, DestinationFactory, DriverFactory, Nothing, Registry};
 use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
 use portolan_inventory::{CloudRules, Drivers, Inventory};
 use portolan_model::{Clock, IdSource};
@@ -24,6 +25,8 @@ pub struct PortolanBuilder {
     clock: Option<Arc<dyn Clock>>,
     ids: Option<Arc<dyn IdSource>>,
     options: AccessOptions,
+    drivers: Arc<dyn DriverFactory>,
+    places: Arc<dyn DestinationFactory>,
     clouds: CloudRules,
 }
 
@@ -36,6 +39,8 @@ impl Portolan {
             clock: None,
             ids: None,
             options: AccessOptions::default(),
+            drivers: Arc::new(Nothing),
+            places: Arc::new(Nothing),
             clouds: CloudRules::default(),
         }
     }
@@ -60,6 +65,20 @@ impl PortolanBuilder {
     #[must_use]
     pub fn access(mut self, options: AccessOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// What builds the drivers of the platforms that operators register; none if nothing is said.
+    #[must_use]
+    pub fn driver_factory(mut self, drivers: Arc<dyn DriverFactory>) -> Self {
+        self.drivers = drivers;
+        self
+    }
+
+    /// What opens the stores of the destinations that operators register; none if nothing is said.
+    #[must_use]
+    pub fn destination_factory(mut self, places: Arc<dyn DestinationFactory>) -> Self {
+        self.places = places;
         self
     }
 
@@ -91,8 +110,21 @@ impl PortolanBuilder {
             Arc::clone(&drivers.hypervisors),
             Arc::clone(&repositories),
             Arc::clone(&clock),
-            ids,
+            Arc::clone(&ids),
         );
-        Ok(Portolan { access, inventory, protect, storage, drivers, repositories, clock, bell })
+        let registry = Registry::new(registry::Inner {
+            storage: Arc::clone(&storage),
+            secrets: access.secrets.clone(),
+            inventory: inventory.clone(),
+            protect: protect.clone(),
+            open: drivers.clone(),
+            repositories: Arc::clone(&repositories),
+            clock: Arc::clone(&clock),
+            ids,
+            drivers: self.drivers,
+            places: self.places,
+            problems: Default::default(),
+        });
+        Ok(Portolan { access, inventory, protect, registry, storage, drivers, repositories, clock, bell })
     }
 }

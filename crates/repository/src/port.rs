@@ -338,6 +338,10 @@ pub struct VerifyReport {
     pub read_bytes: u64,
     /// How long it took.
     pub took: Duration,
+    /// Packs that this check marked as damaged: the next backups store anew what they have of them. Only a check of
+    /// every chunk marks any.
+    #[serde(default)]
+    pub marked: u64,
     /// What is damaged; empty when all is well.
     pub damage: Vec<Damage>,
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use portolan_repository::{LocalObjects, MemoryObjects};
-use portolan_testkit::repository::{EngineFixture, RepositoryFixture, objects_conform, repository_conforms};
+use portolan_testkit::repository::{
+    EngineFixture, RepositoryFixture, objects_conform, overtaken_commits_make_no_point, repository_conforms,
+};
 use std::sync::Arc;
 
 #[tokio::test]
@@ -41,6 +43,22 @@ async fn the_engine_conforms_in_a_directory() {
         let root = tempfile::tempdir().unwrap();
         let objects = LocalObjects::open(root.path()).unwrap();
         Local(EngineFixture::create(Arc::new(objects)).await, root)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn overtaken_commits_make_no_point_in_memory() {
+    overtaken_commits_make_no_point(async || EngineFixture::create(Arc::new(MemoryObjects::new())).await).await;
+}
+
+#[tokio::test]
+async fn overtaken_commits_make_no_point_in_a_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    overtaken_commits_make_no_point(async || {
+        let place = root.path().join(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst).to_string());
+        EngineFixture::create(Arc::new(LocalObjects::open(&place).unwrap())).await
     })
     .await;
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the node says that it lives.
 const BEAT: Duration = Duration::from_secs(20);
-/// How often sessions are swept and the clock is compared with the database's.
+/// How often sessions are swept, what others registered is opened, and the clock is compared with the database's.
 const TIDY: Duration = Duration::from_secs(60);
 /// How often the figures of destinations are brought up to date, beside after each backup.
 const FIGURES: Duration = Duration::from_secs(300);
@@ -78,6 +78,9 @@ impl Housekeeping {
     async fn tidy(&self) {
         if let Err(error) = self.core.portolan.access.tidy().await {
             tracing::warn!(error = %OneLine(&error), "sessions could not be swept");
+        }
+        if let Err(error) = self.core.portolan.registry.open_all().await {
+            tracing::warn!(error = %OneLine(&error), "what is registered could not be looked through");
         }
         if let Err(error) = self.core.clock.refresh(&self.core.storage).await {
             tracing::warn!(error = %OneLine(&error), "the clock could not be compared with the database's");

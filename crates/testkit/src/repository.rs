@@ -4,8 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
 
+mod gated;
+mod overtaken;
 mod suite;
 
+pub use gated::GatedObjects;
+pub use overtaken::overtaken_commits_make_no_point;
 pub use suite::*;
 
 use crate::clock::{FakeClock, SeededIds};

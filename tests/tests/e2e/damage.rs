@@ -175,7 +175,19 @@ async fn a_missing_pack_is_found() {
     api.chain(&task, 2).await.failure();
     assert!(!rescue.site.datastore().join("back").exists());
     crate::backup::cleaned_up(&rescue.site).await;
+
+    // The machine still has what the pack held: the next backup brings it back, and heals this one.
+    let next = api.back_up(&api.vm("web").await, "INCREMENTAL").await;
+    for backup in [&next, &backup] {
+        let task = api.verify(backup).await;
+        assert_eq!(task["state"]["name"], "FINISHED", "{task:#}");
+    }
+    assert_eq!(api.get(&format!("/backups/{}", rescue.point)).await["warningsPresent"], false);
+    api.restored(&backup, "back").await;
+    same_bytes(&rescue.site.datastore().join("back/root.raw"), &rescue.disk);
     server.stop().await;
+    let verified = rescue.verify(&rescue.site.repository());
+    assert_eq!(verified.code, Some(0), "a damaged pack that nobody needs is no news: {verified:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What all parts of an open repository share: the store, the keys, the index and the workers.
 
 use super::index::{Index, PackInfo, Place};
+use super::marks;
 use crate::format::config::Config;
 use crate::format::frame::{self, FrameRef};
 use crate::format::map::{self, Root};
@@ -194,9 +195,12 @@ impl Core {
         self.loaded.lock().await.good.iter().filter(|key| key.starts_with(&prefix)).count() as u64
     }
 
-    /// Reads the index segments that others have written meanwhile. Damaged ones are remembered, and tried again.
+    /// Reads the index segments and the marks of damaged packs that others have written meanwhile. Damaged segments
+    /// are remembered, and tried again.
     pub(crate) async fn refresh(&self) -> Result<Vec<Damage>, RepoError> {
         let mut loaded = self.loaded.lock().await;
+        let marks = marks::list(&*self.objects).await?;
+        self.index.write().unwrap_or_else(PoisonError::into_inner).set_damaged(marks);
         let listed = self.objects.list("index/").await.map_err(store_error("list", "index/"))?;
         loaded.bad.clear();
         for object in listed {
@@ -389,10 +393,11 @@ impl Core {
         map::decode_leaf(&bytes).map(Arc::new).map_err(format_error(&format!("map {}", id.to_hex())))
     }
 
-    /// Whether chunks of that class are known to be stored.
+    /// Whether a chunk of that class is known to be stored, and not in damaged packs alone.
     pub(crate) fn knows(&self, id: &ChunkId, class: Class) -> bool {
         self.with_index(|index| {
-            index.find(id).and_then(|place| index.pack(place.pack)).is_some_and(|info| info.class == class)
+            let place = index.find(id).filter(|place| index.is_sound(place.pack));
+            place.and_then(|place| index.pack(place.pack)).is_some_and(|info| info.class == class)
         })
     }
 }

@@ -18,6 +18,7 @@ pub(super) async fn points_in_scope(
     blame: &Blame,
     report: &mut VerifyReport,
 ) -> Result<Vec<StoredPoint>, RepoError> {
+    let all = scope == VerifyScope::All;
     let ids: Vec<RecoveryPointId> = match scope {
         VerifyScope::Points(ids) => ids,
         VerifyScope::All => {
@@ -37,6 +38,8 @@ pub(super) async fn points_in_scope(
     for id in ids {
         match core.stored_point(id).await {
             Ok(point) => points.push(point),
+            // Deleted since it was listed, or nothing but a void.
+            Err(RepoError::NotFound { .. }) if all => {}
             Err(e) => lost.push((id, blame.fault(&point_key(id), e)?)),
         }
     }

@@ -3,6 +3,7 @@
 mod core;
 mod documents;
 mod index;
+mod marks;
 mod packs;
 mod pipeline;
 mod reader;

@@ -1,6 +1,7 @@
 //! Reads a disk into a session: plans, reads ahead, hashes and stores, and builds the map.
 
 use super::core::{Core, blocking};
+use super::index::Index;
 use super::writer::{Added, Writer};
 use crate::format::map::{self, LEAF_CHUNKS, LeafRef, Root};
 use crate::format::{ChunkId, Class};
@@ -211,11 +212,17 @@ async fn plan_leaf(job: &Job, leaf: u64, changed: Option<&[Range<u64>]>) -> Resu
             union(touched.iter().map(|r| r.start / chunk * chunk..(r.end.div_ceil(chunk) * chunk).min(bytes.end)))
         }
     };
-    if within.is_empty() {
-        // Nothing to read: the parent's leaf stands, and nobody needs to look into it.
+    // Nobody needs to look into the parent's leaf where nothing has changed, unless something of it may be lost.
+    let looked_at = !within.is_empty() || (!parent.id.is_zero() && job.core.with_index(Index::has_damaged));
+    let parent_ids = if parent.id.is_zero() || !looked_at { None } else { Some(job.core.leaf(parent.id).await?) };
+    let within = match &parent_ids {
+        Some(ids) => union(within.into_iter().chain(lost_chunks(job, first, ids))),
+        None => within,
+    };
+    if within.is_empty() && (parent.id.is_zero() || job.core.knows(&parent.id, Class::Meta)) {
+        // Nothing to read: the parent's leaf stands.
         return Ok((Leaf { ids: Vec::new(), parent_ids: None, pending: 0, kept: Some(parent) }, Vec::new()));
     }
-    let parent_ids = if parent.id.is_zero() { None } else { Some(job.core.leaf(parent.id).await?) };
     let parent_id = |at: usize| parent_ids.as_ref().and_then(|ids| ids.get(at)).copied().unwrap_or_default();
     // Past the disk's end there is nothing, whatever a longer parent has there.
     let within_disk = usize::try_from((bytes.end - bytes.start).div_ceil(chunk)).unwrap_or(LEAF_CHUNKS);
@@ -267,6 +274,16 @@ async fn plan_leaf(job: &Job, leaf: u64, changed: Option<&[Range<u64>]>) -> Resu
         }
     }
     Ok((Leaf { ids, parent_ids, pending, kept: None }, batches))
+}
+
+/// Where a leaf of the parent names chunks that are in damaged packs alone: they are read again, changed or not.
+fn lost_chunks(job: &Job, first: u64, ids: &[ChunkId]) -> Vec<Range<u64>> {
+    if !job.core.with_index(Index::has_damaged) {
+        return Vec::new();
+    }
+    let lost = |id: &ChunkId| !id.is_zero() && !job.core.knows(id, Class::Data);
+    let numbers = (first..).zip(ids).filter(|(_, id)| lost(id)).map(|(number, _)| number);
+    numbers.map(|number| job.chunk_range(number)).filter(|range| range.start < range.end).collect()
 }
 
 /// Whether no whole chunk lies between the end of one range and the start of the next.
@@ -385,13 +402,16 @@ fn store_batch(
         let bytes = assemble(&batch.ranges, pieces, start..start + chunk);
         let len = (start + chunk).min(size) - start;
         let id = if is_zero(&bytes) { ChunkId::ZERO } else { core.keys.chunk_id(Class::Data, &bytes) };
-        // A chunk that has become zeros is counted where its leaf is finished.
-        if id != wanted.parent && !id.is_zero() {
-            stats.changed_bytes += len;
+        let changed = id != wanted.parent;
+        // What the parent has is stored, unless that pack was found damaged since. A chunk that has become zeros is
+        // counted where its leaf is finished.
+        if !id.is_zero() && (changed || !core.knows(&id, Class::Data)) {
+            stats.changed_bytes += if changed { len } else { 0 };
             let (added, pack) = writer.add(Class::Data, &id, &bytes)?;
             full.extend(pack);
             match added {
-                Added::Known => stats.deduplicated_bytes += len,
+                Added::Known if changed => stats.deduplicated_bytes += len,
+                Added::Known => {}
                 Added::New(stored) => {
                     stats.new_bytes += len;
                     stats.stored_bytes += u64::from(stored);

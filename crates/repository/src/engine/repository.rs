@@ -24,7 +24,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// What a repository's objects begin with; the last two are for reclaiming and for copies that are to come.
-const PREFIXES: [&str; 8] = ["config", "packs/", "meta/", "index/", "points/", "sessions/", "reclaim/", "copies/"];
+const PREFIXES: [&str; 9] =
+    ["config", "packs/", "meta/", "index/", "points/", "sessions/", "damaged/", "reclaim/", "copies/"];
 
 /// A repository in an object store. Cheap to clone; all clones share one index.
 #[derive(Debug, Clone)]
@@ -259,19 +260,9 @@ impl BackupRepository for Repository {
     }
 
     async fn delete(&self, point: RecoveryPointId) -> Result<(), RepoError> {
-        let stored = self.core.stored_point(point).await?;
-        if let Some(until) = stored.manifest.meta.locked_until.filter(|until| *until > self.core.env.clock.now()) {
-            return Err(RepoError::Locked { until });
-        }
-        let key = point_key(point);
-        match self.core.objects.delete(&key).await {
-            Ok(()) => {
-                lock(&self.points).remove(&point);
-                Ok(())
-            }
-            Err(ObjectError::NotFound) => Err(RepoError::NotFound { what: "recovery point", id: point.to_string() }),
-            Err(e) => Err(store_error("delete", &key)(e)),
-        }
+        self.core.remove_point(point).await?;
+        lock(&self.points).remove(&point);
+        Ok(())
     }
 
     async fn verify(

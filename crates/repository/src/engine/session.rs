@@ -1,12 +1,14 @@
 //! A backup session: what is read, what is attached, and the commit that makes it a point.
 //!
 //! `sessions/<id>` is its lease and its memory: whoever holds the highest fence owns it. Every step that counts
-//! swaps that object, so an older owner finds out at once.
+//! swaps that object, so an older owner finds out at once. The manifest is another object: whoever takes over from an
+//! owner that is in its commit first puts a void under the point's name, so that its manifest cannot be created any
+//! more, and the new owner's takes the void's place.
 
 use super::core::{Core, lock, store_error};
 use super::pipeline::{self, Job};
 use super::stored::{
-    FinishedDisk, SessionState, StoredDisk, StoredPoint, StoredSession, parse_id, point_key, session_key,
+    FinishedDisk, PointObject, SessionState, StoredDisk, StoredPoint, StoredSession, parse_id, point_key, session_key,
 };
 use super::writer::Writer;
 use crate::object::ObjectError;
@@ -101,6 +103,10 @@ impl Session {
             }
             if next == stored {
                 return Ok(());
+            }
+            // The owner so far may have swapped its lease for the last time, and be about to create the manifest.
+            if stored.state == SessionState::Committing && stored.fence < self.spec.fence {
+                self.core.put_void(self.spec.point, self.spec.id).await?;
             }
             let sealed = self.core.seal_record(&key, &next)?;
             match self.core.objects.replace(&key, sealed, &tag).await {
@@ -225,6 +231,39 @@ impl Session {
         }
     }
 
+    /// Creates the manifest; nothing when there is something else under its name by now.
+    async fn create(&self, stored: &StoredSession, meta: &PointMeta) -> Result<Option<PointManifest>, RepoError> {
+        // Looked up before the lease is swapped: a newer attempt puts a void there before it takes the lease, so that
+        // either the swap or the creation fails.
+        let void = match self.core.point_object(self.spec.point).await? {
+            Some((PointObject::Void { .. }, tag)) => Some(tag),
+            Some((PointObject::Point(_), _)) => return Ok(None),
+            None => None,
+        };
+        let point = self.manifest(stored, meta.clone(), void.is_some())?;
+        let key = point_key(self.spec.point);
+        let sealed = self.core.seal_record(&key, &point)?;
+        self.swap(&|now| {
+            if now.state == SessionState::Committed {
+                return Err(RepoError::NotFound { what: "recovery point", id: self.spec.point.to_string() });
+            }
+            if (&now.disks, &now.attachments) != (&stored.disks, &stored.attachments) {
+                return Err(RepoError::Conflict("the session has changed meanwhile".into()));
+            }
+            Ok(Some(StoredSession { state: SessionState::Committing, ..now.clone() }))
+        })
+        .await?;
+        let created = match &void {
+            Some(tag) => self.core.objects.replace(&key, sealed, tag).await.map(drop),
+            None => self.core.objects.put_new(&key, sealed).await,
+        };
+        match created {
+            Ok(()) => Ok(Some(point.manifest)),
+            Err(ObjectError::AlreadyExists | ObjectError::Changed) => Ok(None),
+            Err(e) => Err(store_error("write", &key)(e)),
+        }
+    }
+
     /// Notes that the manifest is there. Not needed for the commit to hold, so a failure is only logged.
     async fn note_committed(&self) {
         let noted = self.swap(&|stored| {
@@ -236,7 +275,7 @@ impl Session {
         }
     }
 
-    fn manifest(&self, stored: &StoredSession, meta: PointMeta) -> Result<StoredPoint, RepoError> {
+    fn manifest(&self, stored: &StoredSession, meta: PointMeta, over_void: bool) -> Result<StoredPoint, RepoError> {
         let mut disks = Vec::new();
         let mut mapped = BTreeMap::new();
         for (name, disk) in &stored.disks {
@@ -257,7 +296,7 @@ impl Session {
             disks,
             attachments: stored.attachments.keys().cloned().collect(),
         };
-        Ok(StoredPoint { manifest, mapped, attachments: stored.attachments.clone() })
+        Ok(StoredPoint { manifest, mapped, attachments: stored.attachments.clone(), over_void })
     }
 }
 
@@ -333,28 +372,18 @@ impl BackupSession for Session {
             SessionState::Aborted => stored.writable()?,
         }
         let stored = self.store_attached().await?;
-        let point = self.manifest(&stored, meta)?;
-        let key = point_key(self.spec.point);
-        let sealed = self.core.seal_record(&key, &point)?;
-        // The lease is swapped last before the manifest: an older owner fails here.
-        self.swap(&|now| {
-            if (&now.disks, &now.attachments) != (&stored.disks, &stored.attachments) {
-                return Err(RepoError::Conflict("the session has changed meanwhile".into()));
+        for _ in 0..SWAPS {
+            if let Some(manifest) = self.create(&stored, &meta).await? {
+                self.note_committed().await;
+                return Ok(manifest);
             }
-            Ok(Some(StoredSession { state: SessionState::Committing, ..now.clone() }))
-        })
-        .await?;
-        match self.core.objects.put_new(&key, sealed).await {
-            Ok(()) => {}
-            Err(ObjectError::AlreadyExists) => {
-                return self.written().await?.ok_or_else(|| {
-                    RepoError::Conflict(format!("the recovery point {} was deleted meanwhile", self.spec.point))
-                });
+            // Somebody was there first: a newer attempt, which the lease tells, or one of this fence.
+            self.lease().await?;
+            if let Some(manifest) = self.written().await? {
+                return Ok(manifest);
             }
-            Err(e) => return Err(store_error("write", &key)(e)),
         }
-        self.note_committed().await;
-        Ok(point.manifest)
+        Err(RepoError::Conflict(format!("too many attempts at the session {}", self.spec.id)))
     }
 
     async fn abort(&self) -> Result<(), RepoError> {

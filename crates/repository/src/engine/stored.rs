@@ -3,13 +3,16 @@
 use super::core::{Core, store_error};
 use crate::format::ChunkId;
 use crate::format::map::Root;
-use crate::object::ObjectError;
+use crate::object::{Etag, ObjectError};
 use crate::port::{DiskStats, PointManifest, RepoError};
 use portolan_model::{RecoveryPointId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
+
+/// How often a change of a point's object is tried again when others get in between.
+const ROUNDS: usize = 64;
 
 /// A point as it is stored in `points/<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,23 @@ pub(crate) struct StoredPoint {
     pub(crate) mapped: BTreeMap<String, u64>,
     /// The chunk of each attachment, in hexadecimal.
     pub(crate) attachments: BTreeMap<String, String>,
+    /// Whether it took the place of a void, which comes back when the point is deleted: somebody may still be about
+    /// to create a manifest of that name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) over_void: bool,
+}
+
+/// What is stored in `points/<id>`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum PointObject {
+    /// No point: keeps an attempt that was overtaken from creating one.
+    Void {
+        /// The session that overtook itself in its commit. For people; no two voids are the same bytes.
+        void: Uuid,
+    },
+    /// A point.
+    Point(Box<StoredPoint>),
 }
 
 /// A session as it is stored in `sessions/<id>`.
@@ -105,12 +125,66 @@ impl StoredPoint {
 impl Core {
     /// Reads a point.
     pub(crate) async fn stored_point(&self, id: RecoveryPointId) -> Result<StoredPoint, RepoError> {
+        match self.point_object(id).await? {
+            Some((PointObject::Point(point), _)) => Ok(*point),
+            Some((PointObject::Void { .. }, _)) | None => {
+                Err(RepoError::NotFound { what: "recovery point", id: id.to_string() })
+            }
+        }
+    }
+
+    /// What is stored under a point's name, and its version.
+    pub(crate) async fn point_object(&self, id: RecoveryPointId) -> Result<Option<(PointObject, Etag)>, RepoError> {
         let key = point_key(id);
-        match self.objects.get(&key, None).await {
-            Ok(bytes) => self.open_record(&key, &bytes),
-            Err(ObjectError::NotFound) => Err(RepoError::NotFound { what: "recovery point", id: id.to_string() }),
+        match self.objects.get_tagged(&key).await {
+            Ok((bytes, tag)) => Ok(Some((self.open_record(&key, &bytes)?, tag))),
+            Err(ObjectError::NotFound) => Ok(None),
             Err(e) => Err(store_error("read", &key)(e)),
         }
+    }
+
+    /// Puts a void under a point's name, or another one in the place of a void, so that whoever was about to create
+    /// or replace what is there cannot any more. A point that is there stays.
+    pub(crate) async fn put_void(&self, id: RecoveryPointId, void: Uuid) -> Result<(), RepoError> {
+        let key = point_key(id);
+        for _ in 0..ROUNDS {
+            let sealed = self.seal_record(&key, &PointObject::Void { void })?;
+            let done = match self.point_object(id).await? {
+                Some((PointObject::Point(_), _)) => return Ok(()),
+                Some((PointObject::Void { .. }, tag)) => self.objects.replace(&key, sealed, &tag).await.map(drop),
+                None => self.objects.put_new(&key, sealed).await,
+            };
+            match done {
+                Ok(()) => return Ok(()),
+                Err(ObjectError::AlreadyExists | ObjectError::Changed) => {}
+                Err(e) => return Err(store_error("write", &key)(e)),
+            }
+        }
+        Err(RepoError::Conflict(format!("too many attempts at the recovery point {id}")))
+    }
+
+    /// Removes a point; where a void was before, a void comes back.
+    pub(crate) async fn remove_point(&self, id: RecoveryPointId) -> Result<(), RepoError> {
+        let (key, missing) = (point_key(id), || RepoError::NotFound { what: "recovery point", id: id.to_string() });
+        for _ in 0..ROUNDS {
+            let Some((PointObject::Point(point), tag)) = self.point_object(id).await? else { return Err(missing()) };
+            if let Some(until) = point.manifest.meta.locked_until.filter(|until| *until > self.env.clock.now()) {
+                return Err(RepoError::Locked { until });
+            }
+            let done = if point.over_void {
+                let sealed = self.seal_record(&key, &PointObject::Void { void: point.manifest.session })?;
+                self.objects.replace(&key, sealed, &tag).await.map(drop)
+            } else {
+                self.objects.delete(&key).await
+            };
+            match done {
+                Ok(()) => return Ok(()),
+                Err(ObjectError::NotFound) => return Err(missing()),
+                Err(ObjectError::Changed) => {}
+                Err(e) => return Err(store_error("delete", &key)(e)),
+            }
+        }
+        Err(RepoError::Conflict(format!("too many attempts at the recovery point {id}")))
     }
 
     /// Reads the root of a point's disk.

@@ -1,11 +1,13 @@
 //! Verification at three depths, with damage traced to points, disks and ranges.
 //!
 //! First every map in scope is walked, which gives the distinct chunks; then the packs are read, each once; then,
-//! only if anything is wrong, the maps are walked again to say who needs what is damaged.
+//! only if anything is wrong, the maps are walked again to say who needs what is damaged. The deepest check marks
+//! the packs that it found damaged, so that the next backups store their chunks anew.
 
 use super::core::{BadChunk, Core, blocking, store_error};
 use super::documents::{check_configs, check_sessions, points_in_scope};
 use super::index::{PackInfo, Place};
+use super::marks::hash_of;
 use super::packs::{check_pack_bytes, pack_sizes};
 use super::walk::{Blame, Fault, join_all, trace, walk};
 use crate::format::ChunkId;
@@ -72,13 +74,17 @@ pub(crate) async fn run(
     for run in runs {
         jobs.entry(run.info.key()).or_insert_with(|| (run.info, PackJob::default())).1.frames.extend(run.frames);
     }
+    let condemned = |hash: &[u8; 32]| core.with_index(|index| index.is_damaged(hash));
     if all {
-        for info in core.with_index(|index| index.pack_numbers().map(|(_, info)| *info).collect::<Vec<_>>()) {
+        // A pack that is known to be damaged, and that nobody needs any more, is no news.
+        let infos = core.with_index(|index| index.pack_numbers().map(|(_, info)| *info).collect::<Vec<_>>());
+        for info in infos.into_iter().filter(|info| !condemned(&info.hash)) {
             jobs.entry(info.key()).or_insert_with(|| (info, PackJob::default()));
         }
     }
     let sizes = pack_sizes(&*core.objects).await?;
     let mut spoiled: HashMap<String, String> = HashMap::new();
+    let mut whole: Vec<String> = Vec::new();
     jobs.retain(|key, (info, job)| {
         let what = match sizes.get(key) {
             None => "it is missing".to_owned(),
@@ -93,7 +99,9 @@ pub(crate) async fn run(
         let total: u64 = jobs.values().map(|(info, _)| u64::from(info.bytes)).sum();
         // Packs that nobody lists yet may be of a session that is running; they are checked all the same.
         let strays: Vec<String> = if all {
-            sizes.keys().filter(|key| !jobs.contains_key(*key) && !spoiled.contains_key(*key)).cloned().collect()
+            let unseen = |key: &&String| !jobs.contains_key(*key) && !spoiled.contains_key(*key);
+            let keys = sizes.keys().filter(unseen).filter(|key| !hash_of(key).is_some_and(|hash| condemned(&hash)));
+            keys.cloned().collect()
         } else {
             Vec::new()
         };
@@ -118,10 +126,18 @@ pub(crate) async fn run(
             })??;
             report.read_bytes += result.read;
             observer.progress(report.read_bytes, total.max(report.read_bytes));
+            if deep && result.whole.is_none() && result.bad.is_empty() {
+                whole.push(result.key.clone());
+            }
             bad.extend(result.bad.into_iter().map(|(id, what)| (id, (result.key.clone(), what))));
             if let Some(what) = result.whole {
                 spoiled.insert(result.key, what);
             }
+        }
+        if deep {
+            let broken = spoiled.iter().chain(bad.values().map(|(key, what)| (key, what)));
+            let broken = broken.map(|(key, what)| (key.clone(), what.clone())).collect();
+            report.marked = core.mark_packs(&broken, &whole).await?;
         }
     }
     trace(core, &points, &blame, &bad, &mut report.damage).await?;

@@ -42,8 +42,14 @@ impl FileLayer {
             let key = format!("{prefix}{}", name.get_ref());
             match value.get_ref() {
                 DeValue::Table(inner) if keys::find(&key).is_none() => {
-                    if !KEYS.iter().any(|known| begins(known.path, &key)) {
+                    let Some(known) = KEYS.iter().find(|known| begins(known.path, &key)) else {
                         return Err(unknown(key, origin));
+                    };
+                    if inner.is_empty() && known.path.split('.').nth(1) == Some("*") && key.contains('.') {
+                        // Without any key it would be as if it did not stand there.
+                        let first = known.path.rsplit('.').next().unwrap_or_default();
+                        let reason = format!("the section [{key}] is empty ({origin})");
+                        return Err(ConfigError::Missing { key: format!("{key}.{first}"), reason });
                     }
                     self.table(out, &format!("{key}."), inner)?;
                 }

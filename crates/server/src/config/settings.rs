@@ -73,6 +73,7 @@ impl Entry {
     pub fn shown(&self) -> Option<serde_json::Value> {
         match (&self.value, self.key.kind) {
             (Some(Value::Text(url)), Kind::SecretUrl) => Some(without_password(url).into()),
+            (Some(_), Kind::Secret) => Some("***".into()),
             (value, _) => value.as_ref().map(Value::to_json),
         }
     }

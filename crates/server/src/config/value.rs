@@ -41,8 +41,12 @@ pub enum Value {
 pub enum Kind {
     /// Any text.
     Text,
+    /// Any text, or none.
+    Note,
     /// A text that may hold a password between `:` and `@`.
     SecretUrl,
+    /// A text that nobody may see.
+    Secret,
     /// A path. In a file, a relative one starts at the file's directory.
     Path,
     /// `true` or `false`.
@@ -62,13 +66,17 @@ pub enum Kind {
 impl Kind {
     /// Whether a value is shown as stars, wholly or in part.
     pub fn is_secret(self) -> bool {
-        self == Self::SecretUrl
+        matches!(self, Self::Secret | Self::SecretUrl)
     }
 
     /// Checks a value, or says what it would have to be.
     pub fn check(self, raw: &Raw) -> Result<Value, String> {
         match self {
-            Self::Text | Self::SecretUrl | Self::Path => text(raw).map(|t| Value::Text(t.to_owned())),
+            Self::Note => match raw {
+                Raw::Loose(t) | Raw::Text(t) => Ok(Value::Text(t.clone())),
+                _ => Err("it must be a text in quotes".into()),
+            },
+            Self::Text | Self::Secret | Self::SecretUrl | Self::Path => text(raw).map(|t| Value::Text(t.to_owned())),
             Self::Flag => flag(raw).map(Value::Flag).ok_or_else(|| "it must be true or false".into()),
             Self::Number(least, most) => match number(raw) {
                 Some(n) if (least..=most).contains(&n) => Ok(Value::Number(n)),

@@ -65,4 +65,10 @@ fn print(report: &VerifyReport) {
     if report.damage.is_empty() {
         output::line("no damage");
     }
+    if report.marked > 0 {
+        output::line(format!(
+            "{} packs are marked as damaged: the next backups store anew what they still have of them",
+            report.marked
+        ));
+    }
 }
