@@ -90,6 +90,11 @@ impl Server {
         Client::new(&format!("{}/api/v1", self.orchestrator), Trust::Plain).unwrap()
     }
 
+    /// Where the management API answers: `http://127.0.0.1:…`.
+    pub fn health(&self) -> &str {
+        &self.health
+    }
+
     /// A client of the management listener.
     pub fn management(&self) -> Client {
         Client::new(&self.health, Trust::Plain).unwrap()

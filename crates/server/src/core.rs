@@ -5,10 +5,13 @@ use crate::data_dir::DataDir;
 use crate::error::{Failure, OrFail};
 use crate::factories::Factories;
 use portolan::Portolan;
-use portolan_access::{AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, credential_path, unlock};
+use portolan_access::{
+    AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, Vault, credential_path, unlock,
+};
+use portolan_inventory::CloudRules;
 use portolan_model::{Clock, IdSource};
 use portolan_storage::{Storage, StoreError};
-use portolan_storage_sql::{DatabaseClock, SqlConfig, SqlStorage};
+use portolan_storage_sql::{DatabaseClock, Dialect, SqlConfig, SqlStorage};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +29,8 @@ pub struct Core {
     pub ids: Arc<dyn IdSource>,
     /// The use cases.
     pub portolan: Arc<Portolan>,
+    /// Every other key of the server comes out of it.
+    pub vault: Vault,
 }
 
 impl Core {
@@ -45,16 +50,23 @@ impl Core {
         access.sessions.lifetime = lifetime;
         access.logins.remember = config.remember_logins;
         let state: Arc<dyn Storage> = storage.clone();
+        let clouds = CloudRules {
+            release_delay: config.release_delay,
+            // A file is held by one process.
+            alone: storage.dialect() == Dialect::Sqlite,
+            ..CloudRules::default()
+        };
         let factories = Arc::new(Factories { storage: state.clone(), clock: clock.clone(), ids: ids.clone() });
-        let portolan = Portolan::builder(state, vault)
+        let portolan = Portolan::builder(state, vault.clone())
             .clock(clock.clone())
             .ids(ids.clone())
             .access(access)
+            .clouds(clouds)
             .driver_factory(factories.clone())
             .destination_factory(factories)
             .build();
         let portolan = Arc::new(portolan.or_fail(|| "the server cannot be put together".into())?);
-        Ok(Self { storage, clock, ids, portolan })
+        Ok(Self { storage, clock, ids, portolan, vault })
     }
 }
 

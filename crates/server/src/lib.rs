@@ -26,6 +26,7 @@ mod logging;
 pub mod management;
 pub mod metrics;
 pub mod output;
+mod platforms;
 pub mod replays;
 pub mod repo;
 pub mod serve;

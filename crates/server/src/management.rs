@@ -63,13 +63,15 @@ pub struct Management {
 }
 
 impl Management {
-    /// `/healthz`, `/readyz`, `/metrics`, `/openapi/vplus.json`, `/openapi/manage.json`.
+    /// `/healthz`, `/readyz`, `/metrics`, `/openapi/vplus.json`, `/openapi/orchestrator.json`,
+    /// `/openapi/manage.json`.
     pub fn router(self) -> Router {
         Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/openapi/vplus.json", get(openapi_vplus))
+            .route("/openapi/orchestrator.json", get(openapi_orchestrator))
             .route("/openapi/manage.json", get(openapi_manage))
             .with_state(self)
     }
@@ -162,6 +164,10 @@ async fn metrics(State(state): State<Management>) -> Response {
 
 async fn openapi_vplus() -> Response {
     document(portolan_api_vplus::document().to_json())
+}
+
+async fn openapi_orchestrator() -> Response {
+    document(portolan_api_orchestrator::document().to_json())
 }
 
 async fn openapi_manage() -> Response {

@@ -136,6 +136,9 @@ async fn announce(server: &Server) -> Result<(), Failure> {
     if let Some(url) = &server.vplus {
         output::line(format!("  vPlus API    {url}/api"));
     }
+    if let Some(url) = &server.orchestrator {
+        output::line(format!("  Orchestrator {url}/api/v1"));
+    }
     for (listener, tls) in &server.identities {
         let info = tls.info();
         output::line(format!("  certificate  {} of {listener} (SHA-256 {})", info.cert.display(), info.fingerprint));

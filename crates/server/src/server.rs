@@ -1,25 +1,24 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{Config, DestinationConfig, PlatformConfig, Surroundings};
+use crate::config::{Config, Surroundings};
 use crate::core::Core;
 use crate::data_dir::DataDir;
 use crate::declared;
 use crate::destinations::{self, Opened};
-use crate::error::{Failure, OneLine, OrFail};
+use crate::error::{Failure, OneLine};
 use crate::housekeeping::Housekeeping;
 use crate::listeners::{self, Identities, Listeners};
 use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
+use crate::platforms;
 use crate::replays;
 use axum::Router;
+use portolan_api_orchestrator::{HostCheck, OrchestratorOptions};
 use portolan_api_vplus::VplusOptions;
-use portolan_driver_images::ImagesHypervisor;
 use portolan_http::idempotency::Identify;
 use portolan_http::{BoundListener, Edge, HttpMetrics, Idempotency, TlsIdentityHandle};
-use portolan_inventory::NewPlatform;
-use portolan_model::{Caller, Name, NodeId, PlatformId};
-use std::path::PathBuf;
+use portolan_model::{Caller, NodeId, PlatformId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,7 +48,9 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// Where the vPlus API answers; nothing when it is off.
     pub vplus: Option<String>,
-    /// Where health and metrics answer; nothing when they are off.
+    /// Where the Orchestrator API answers; nothing when it is off.
+    pub orchestrator: Option<String>,
+    /// Where management, health and metrics answer; nothing when they are off.
     pub management: Option<String>,
     /// The certificates of the listeners that speak TLS.
     pub identities: Identities,
@@ -79,10 +80,7 @@ impl Server {
         }
         let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
         declared::accounts(&core, config).await?;
-        let mut platforms = Vec::new();
-        for platform in &config.platforms {
-            platforms.push(register_platform(&core, platform).await?);
-        }
+        let platforms = platforms::register(&core, config).await?;
         let mut plans = destinations::planned(config, &data);
         destinations::heed_default(&core, config, &mut plans).await?;
         let mut opened = Vec::new();
@@ -100,11 +98,12 @@ impl Server {
         if let Some(plan) = plans.iter().find(|p| p.default) {
             destinations::settle_default(&core, &plan.name).await;
         }
-        open_registered(&core, config, &plans).await?;
+        platforms::open_registered(&core, config, &plans).await?;
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
             vplus: listeners.url("vplus"),
+            orchestrator: listeners.url("orchestrator"),
             management: listeners.url("management"),
             identities: listeners.identities.clone(),
             built_in_default: plans.iter().any(|p| p.default && p.path == data.join("repository")),
@@ -167,6 +166,11 @@ impl Server {
             let portolan = Arc::clone(&self.core.portolan);
             let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
             serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
+        }
+        if let Some(bound) = listeners.remove("orchestrator") {
+            let options = orchestrator(config, &self.core, &bound);
+            let edge = options.edge(edge("orchestrator"));
+            serve.push((bound, edge.wrap(portolan_api_orchestrator::router(Arc::clone(&self.core.portolan), options))));
         }
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
@@ -242,36 +246,26 @@ impl Server {
     }
 }
 
+/// How the Orchestrator API is served.
+fn orchestrator(config: &Config, core: &Core, bound: &BoundListener) -> OrchestratorOptions {
+    let own = &config.orchestrator;
+    let hosts = HostCheck::new(&bound.local_addrs(), &own.hosts);
+    // Derived, so that every process that serves the dialect knows every other's sessions.
+    let cookie_key = core.vault.hash_key("orchestrator session cookie");
+    OrchestratorOptions {
+        default_cloud: Some(own.default_cloud.clone()),
+        open: own.open,
+        auth_required: own.auth,
+        within: own.wait,
+        release_delay: config.release_delay,
+        release_within: own.wait,
+        secure: config.orchestrator_listener.tls,
+        ..OrchestratorOptions::new(hosts, *cookie_key)
+    }
+}
+
 /// What this process calls itself.
 fn node_name(config: &Config) -> String {
     let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
     name.unwrap_or_else(|| "portolan".into())
-}
-
-/// Opens what operators registered, beside what the configuration says. What is out of reach keeps nothing down.
-async fn open_registered(core: &Core, config: &Config, plans: &[DestinationConfig]) -> Result<(), Failure> {
-    let registry = &core.portolan.registry;
-    let platforms: Vec<&str> = config.platforms.iter().map(|p| p.name.as_str()).collect();
-    let destinations: Vec<&str> = plans.iter().map(|p| p.name.as_str()).collect();
-    let what = || "what is registered cannot be read from the database".to_owned();
-    registry.settle_declared(&platforms, &destinations).await.or_fail(what)?;
-    registry.open_all().await.or_fail(what)
-}
-
-async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {
-    if !platform.root.is_dir() {
-        tracing::warn!(
-            platform = %platform.name,
-            root = %platform.root.display(),
-            "the platform's directory is missing; it is looked for at every listing"
-        );
-    }
-    let what = || format!("the platform '{}' cannot be registered", platform.name);
-    let name = Name::new(&platform.name).or_fail(what)?;
-    let root: PathBuf = platform.root.clone();
-    let url = root.display().to_string();
-    let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
-    let new = NewPlatform { name, driver: platform.driver.clone(), url, settings: Default::default(), declared: true };
-    let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
-    Ok(registered.or_fail(what)?.id)
 }

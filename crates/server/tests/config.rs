@@ -3,7 +3,9 @@
 
 use portolan_model::Role;
 use portolan_server::config::settings::Settings;
-use portolan_server::config::{Config, ConfigError, FirstSecret, Overrides, Surroundings, load};
+use portolan_server::config::{
+    BUILT_IN_CLOUD, CloudConfig, Config, ConfigError, FirstSecret, Overrides, Surroundings, load,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -210,4 +212,20 @@ fn every_listener_has_addresses_tls_and_an_off_switch() {
     assert!(config.management.tls && config.management.addresses.len() == 2);
     let error = load(&around(&[]), &flags(&[("listeners.management.key", "/k")])).unwrap_err();
     assert!(error.to_string().contains("listeners.management.cert"), "{error}");
+}
+
+#[test]
+fn there_is_a_dummy_cloud_unless_something_is_configured() {
+    let of = |pairs: &[(&str, &str)]| load(&around(&[]), &flags(pairs)).map(|(config, _)| config.clouds);
+    let names = |clouds: Vec<CloudConfig>| clouds.into_iter().map(|c| (c.name, c.nodes)).collect::<Vec<_>>();
+    assert_eq!(names(of(&[]).unwrap()), [(BUILT_IN_CLOUD.to_owned(), None)]);
+    let images = [("platform.lab.driver", "images"), ("platform.lab.root", "/x")];
+    assert_eq!(names(of(&images).unwrap()), []);
+    let dummy = [("cloud.lab.driver", "dummy"), ("cloud.lab.nodes", "7")];
+    assert_eq!(names(of(&dummy).unwrap()), [("lab".to_owned(), Some(7))]);
+    let error = of(&[images, dummy].concat()).unwrap_err().to_string();
+    assert!(error.contains("a platform has the same name"), "{error}");
+    let error = of(&[("cloud.lab.nodes", "7")]).unwrap_err().to_string();
+    assert!(error.contains("'cloud.lab.driver' is missing"), "{error}");
+    assert!(of(&[("cloud.lab.driver", "openstack")]).is_err());
 }

@@ -1,6 +1,7 @@
 //! The first start may be cut off at any line: the next one goes on from there, and nothing is lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+use portolan_http::client::Trust;
 use portolan_model::{Caller, Role, Scope, Secret};
 use portolan_repository::{LocalObjects, Repository, RepositoryEnv, RepositoryKey};
 use portolan_server::admin::{self, FirstPassword};
@@ -31,6 +32,7 @@ fn config(data: &Path) -> Config {
     let keys = [
         ("data_dir", data.to_str().unwrap()),
         ("listeners.vplus.addresses", "127.0.0.1:0"),
+        ("listeners.orchestrator.addresses", "127.0.0.1:0"),
         ("listeners.management.addresses", "127.0.0.1:0"),
         ("server.shutdown_grace", "1s"),
     ];
@@ -236,7 +238,7 @@ async fn a_server_starts_stops_and_starts_again() {
     let error = Server::start(&config, &Surroundings::default(), Start::default()).await.err().unwrap();
     assert!(error.message.contains("in use by process"));
     let url = server.management.clone().unwrap();
-    let client = portolan_http::client::Client::new(&url, portolan_http::client::Trust::Plain).unwrap();
+    let client = portolan_http::client::Client::new(&url, Trust::Plain).unwrap();
     assert_eq!(client.get("/healthz").await.unwrap().status.as_u16(), 200);
     assert_eq!(client.get("/readyz").await.unwrap().text(), "ready\n");
     let metrics = client.get("/metrics").await.unwrap().text();
@@ -249,6 +251,10 @@ async fn a_server_starts_stops_and_starts_again() {
     ] {
         assert!(metrics.contains(name), "{name} in\n{metrics}");
     }
+    let clouds = portolan_http::client::Client::new(server.orchestrator.as_deref().unwrap(), Trust::Plain).unwrap();
+    let nodes = clouds.get("/api/v1/nodes").await.unwrap();
+    assert!(nodes.status.is_success() && nodes.text().contains("dummy-1"), "{}", nodes.text());
+    assert!(client.get("/openapi/orchestrator.json").await.unwrap().text().contains("/vm/start"));
     assert!(client.get("/openapi/vplus.json").await.unwrap().text().contains("/tasks/export"));
     server.stop().await;
 

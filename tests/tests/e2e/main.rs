@@ -3,6 +3,7 @@
 
 mod agree;
 mod backup;
+mod cli;
 mod damage;
 mod databases;
 mod full;

@@ -384,7 +384,7 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
-        /// Whose certificate: vplus or management.
+        /// Whose certificate: vplus, orchestrator or management.
         #[arg(long, value_name = "NAME", default_value = "vplus")]
         listener: String,
         /// JSON instead of text.
@@ -399,7 +399,7 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
-        /// Whose certificate: vplus or management.
+        /// Whose certificate: vplus, orchestrator or management.
         #[arg(long, value_name = "NAME", default_value = "vplus")]
         listener: String,
     },

@@ -1,4 +1,4 @@
-//! What stands in the configuration by a name of its own: tenants, accounts, platforms, destinations.
+//! What stands in the configuration by a name of its own: tenants, accounts, platforms, clouds, destinations.
 
 use super::error::ConfigError;
 use super::reader::Reader;
@@ -58,6 +58,17 @@ pub struct PlatformConfig {
     pub root: PathBuf,
 }
 
+/// A cloud: a platform on which nodes are made and destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudConfig {
+    /// Its name.
+    pub name: String,
+    /// Its driver, `dummy`.
+    pub driver: String,
+    /// How many nodes the dummy begins with; its own two without a number.
+    pub nodes: Option<u32>,
+}
+
 /// A backup destination: a local repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DestinationConfig {
@@ -100,6 +111,9 @@ pub(super) fn accounts(read: &Reader<'_>) -> Result<Vec<AccountConfig>, ConfigEr
     Ok(out)
 }
 
+/// The cloud that is there when nobody configures a cloud or a platform.
+pub const BUILT_IN_CLOUD: &str = "fake_driver";
+
 /// The words for roles, in the order of [`role_of`].
 pub(super) const ROLES: &[&str] = &["administrator", "operator", "viewer"];
 
@@ -124,6 +138,28 @@ pub(super) fn platforms(read: &Reader<'_>) -> Result<Vec<PlatformConfig>, Config
         let root = read.path(&format!("platform.{name}.root"))?;
         let root = root.ok_or_else(|| need("root", "say where the disk images are of the platform"))?;
         out.push(PlatformConfig { name, driver, root });
+    }
+    Ok(out)
+}
+
+/// The configured clouds. Where neither they nor platforms are configured there is one dummy.
+pub(super) fn clouds(read: &Reader<'_>) -> Result<Vec<CloudConfig>, ConfigError> {
+    let (clouds, platforms) = (read.0.names("cloud"), read.0.names("platform"));
+    if clouds.is_empty() && platforms.is_empty() {
+        return Ok(vec![CloudConfig { name: BUILT_IN_CLOUD.into(), driver: "dummy".into(), nodes: None }]);
+    }
+    let mut out = Vec::new();
+    for name in clouds {
+        let at = |key: &str| format!("cloud.{name}.{key}");
+        let driver = read.text(&at("driver")).ok_or_else(|| ConfigError::Missing {
+            key: at("driver"),
+            reason: format!("say which driver reaches the cloud '{name}'"),
+        })?;
+        if platforms.iter().any(|platform| platform.eq_ignore_ascii_case(&name)) {
+            return Err(read.refuse(&at("driver"), "a platform has the same name"));
+        }
+        let nodes = read.number(&at("nodes")).and_then(|n| u32::try_from(n).ok());
+        out.push(CloudConfig { driver, nodes, name });
     }
     Ok(out)
 }

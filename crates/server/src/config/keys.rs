@@ -1,6 +1,6 @@
 //! Every key that there is.
 
-use super::declared::ROLES;
+use super::declared::{BUILT_IN_CLOUD, ROLES};
 use super::value::Kind;
 
 /// A key of the configuration.
@@ -42,6 +42,22 @@ pub const KEYS: &[Key] = &[
     key("listeners.vplus.key", Kind::Path, None, "the certificate's private key in PEM"),
     key("listeners.vplus.names", Kind::List, Some(""), "further names of this host in the self-signed certificate"),
     key("listeners.vplus.origins", Kind::List, Some(""), "web pages that may call from elsewhere: https://host[:port]"),
+    key("listeners.orchestrator.enabled", Kind::Flag, Some("true"), "whether the Orchestrator API is served"),
+    key("listeners.orchestrator.addresses", Kind::Addresses, Some("127.0.0.1:5050"), "where it is served"),
+    key("listeners.orchestrator.tls", Kind::Flag, Some("false"), "whether it is served over TLS"),
+    key(
+        "listeners.orchestrator.cert",
+        Kind::Path,
+        None,
+        "certificate chain in PEM; a self-signed one is made without it",
+    ),
+    key("listeners.orchestrator.key", Kind::Path, None, "the certificate's private key in PEM"),
+    key(
+        "listeners.orchestrator.names",
+        Kind::List,
+        Some(""),
+        "further names of this host in the self-signed certificate",
+    ),
     key("listeners.management.enabled", Kind::Flag, Some("true"), "whether management, health and metrics are served"),
     key("listeners.management.addresses", Kind::Addresses, Some("127.0.0.1:9180"), "where they are served"),
     key("listeners.management.tls", Kind::Flag, Some("false"), "whether they are served over TLS"),
@@ -65,6 +81,8 @@ pub const KEYS: &[Key] = &[
     key("account.*.password_hash", Kind::Secret, None, "instead of it the password's Argon2id hash ($argon2id$…)"),
     key("platform.*.driver", Kind::Choice(&["images"]), None, "the platform's driver"),
     key("platform.*.root", Kind::Path, None, "the directory of disk images"),
+    key("cloud.*.driver", Kind::Choice(&["dummy"]), None, "the cloud's driver"),
+    key("cloud.*.nodes", Kind::Number(0, 10_000), None, "how many nodes the dummy begins with; 0 for its usual two"),
     key("destination.*.kind", Kind::Choice(&["local"]), Some("local"), "the kind of store"),
     key("destination.*.path", Kind::Path, None, "the repository's directory"),
     key("destination.*.default", Kind::Flag, Some("false"), "whether backups without a destination go there"),
@@ -73,6 +91,27 @@ pub const KEYS: &[Key] = &[
         Kind::Path,
         None,
         "opens a repository that another installation made, and adds this one's key to it",
+    ),
+    key(
+        "orchestrator.default_cloud",
+        Kind::Text,
+        Some(BUILT_IN_CLOUD),
+        "the cloud that requests mean which name none, or 'default'",
+    ),
+    key("orchestrator.open", Kind::Flag, Some("false"), "whether real clouds, too, are served without credentials"),
+    key("orchestrator.auth", Kind::Flag, Some("false"), "whether nothing, not even the dummy, is served without"),
+    key(
+        "orchestrator.wait",
+        Kind::Span(1),
+        Some("50s"),
+        "how long a start, stop or release may keep its client waiting",
+    ),
+    key("orchestrator.hosts", Kind::List, Some(""), "further Host names that requests may be for; * for every one"),
+    key(
+        "orchestrator.release_delay",
+        Kind::Span(0),
+        Some("25s"),
+        "how long after its release an assigned node is destroyed",
     ),
     key("inventory.sync_interval", Kind::Span(0), Some("15m"), "how often platforms are listed; 0s for never"),
     key("tasks.concurrency", Kind::Number(1, 256), Some("8"), "tasks that this process runs at once"),

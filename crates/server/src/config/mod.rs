@@ -11,7 +11,9 @@ mod reader;
 pub mod settings;
 pub mod value;
 
-pub use declared::{AccountConfig, DestinationConfig, FirstSecret, PlatformConfig, TenantConfig};
+pub use declared::{
+    AccountConfig, BUILT_IN_CLOUD, CloudConfig, DestinationConfig, FirstSecret, PlatformConfig, TenantConfig,
+};
 pub use error::ConfigError;
 pub use listening::Listening;
 pub use places::Surroundings;
@@ -40,6 +42,10 @@ pub struct Config {
     pub vplus: Listening,
     /// Web pages that may call the vPlus API from elsewhere.
     pub vplus_origins: Vec<String>,
+    /// The Orchestrator API's listener.
+    pub orchestrator_listener: Listening,
+    /// How the Orchestrator API is served.
+    pub orchestrator: OrchestratorConfig,
     /// The management listener.
     pub management: Listening,
     /// Tenants.
@@ -48,6 +54,10 @@ pub struct Config {
     pub accounts: Vec<AccountConfig>,
     /// Platforms.
     pub platforms: Vec<PlatformConfig>,
+    /// Clouds; the built-in dummy where neither a cloud nor a platform is configured.
+    pub clouds: Vec<CloudConfig>,
+    /// How long after its release an assigned node is destroyed.
+    pub release_delay: Duration,
     /// Backup destinations.
     pub destinations: Vec<DestinationConfig>,
     /// How often platforms are listed; nothing for never.
@@ -88,6 +98,21 @@ impl PartialEq for Url {
     fn eq(&self, other: &Self) -> bool {
         self.0.matches(other.0.reveal())
     }
+}
+
+/// How the Orchestrator API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrchestratorConfig {
+    /// The platform that `default` stands for.
+    pub default_cloud: String,
+    /// Whether real platforms, too, are served to requests without credentials.
+    pub open: bool,
+    /// Whether nothing is served to requests without credentials.
+    pub auth: bool,
+    /// How long a start, a stop or a release may keep its client waiting.
+    pub wait: Duration,
+    /// Further names of this host that requests may be meant for.
+    pub hosts: Vec<String>,
 }
 
 /// What the command line says about configuration.
@@ -137,10 +162,20 @@ impl Config {
             master_key_file: read.path("keys.master_file")?,
             vplus: Listening::read(&read, "vplus")?,
             vplus_origins: read.list("listeners.vplus.origins"),
+            orchestrator_listener: Listening::read(&read, "orchestrator")?,
+            orchestrator: OrchestratorConfig {
+                default_cloud: read.text("orchestrator.default_cloud").unwrap_or_default(),
+                open: read.flag("orchestrator.open"),
+                auth: read.flag("orchestrator.auth"),
+                wait: read.span("orchestrator.wait"),
+                hosts: read.list("orchestrator.hosts"),
+            },
             management: Listening::read(&read, "management")?,
             tenants: declared::tenants(&read),
             accounts: declared::accounts(&read)?,
             platforms: declared::platforms(&read)?,
+            clouds: declared::clouds(&read)?,
+            release_delay: read.span("orchestrator.release_delay"),
             destinations: declared::destinations(&read)?,
             sync_interval: Some(read.span("inventory.sync_interval")).filter(|span| !span.is_zero()),
             task_concurrency: read.number("tasks.concurrency").and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
@@ -157,7 +192,7 @@ impl Config {
     }
 
     /// Every listener with its name, in the order in which they are announced.
-    pub fn listeners(&self) -> [(&'static str, &Listening); 2] {
-        [("vplus", &self.vplus), ("management", &self.management)]
+    pub fn listeners(&self) -> [(&'static str, &Listening); 3] {
+        [("vplus", &self.vplus), ("orchestrator", &self.orchestrator_listener), ("management", &self.management)]
     }
 }

@@ -135,11 +135,13 @@ fn place(args: &DemoArgs) -> Result<Place, Failure> {
 /// Writes the server's configuration, so that it can be run again and changed.
 fn write_config(place: &Path) -> Result<PathBuf, Failure> {
     let vplus = ports::free(ports::VPLUS);
+    let orchestrator = ports::free(ports::ORCHESTRATOR);
     let management = ports::free(ports::MANAGEMENT);
     let text = format!(
         "# Made by `portolan demo`; run it again with `portolan serve --config` and this file.\n\
          data_dir = \"server\"\n\n\
          [listeners.vplus]\naddresses = [\"127.0.0.1:{vplus}\"]\n\n\
+         [listeners.orchestrator]\naddresses = [\"127.0.0.1:{orchestrator}\"]\n\n\
          [listeners.management]\naddresses = [\"127.0.0.1:{management}\"]\n\n\
          [platform.federation]\ndriver = \"images\"\nroot = \"vms\"\n\n\
          [destination.near]\npath = \"repositories/near\"\ndefault = true\n\n\
@@ -162,6 +164,9 @@ fn invite(server: &Server, place: &Place) -> Result<(), Failure> {
     output::line("");
     output::line(paint.bold("The server stays up for you. Ctrl-C ends it."));
     output::line(format!("  vPlus API   {url}/api"));
+    if let Some(url) = &server.orchestrator {
+        output::line(format!("  Orchestrator {url}/api/v1"));
+    }
     output::line(format!("  login       admin, password in {password}"));
     output::line(format!("  certificate {cert}"));
     output::line(format!("  management  {management}/readyz /metrics /openapi/vplus.json"));
