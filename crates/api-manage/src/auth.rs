@@ -29,7 +29,9 @@ impl FromRequestParts<Manage> for Authenticated {
         let access = &state.portolan.access;
         let caller = match credentials(&parts.headers) {
             Ok(Credentials::Bearer(token)) => access.tokens.authenticate(token.reveal()).await?,
-            Ok(Credentials::Basic { name, password }) => access.logins.authenticate(&name, &password, peer).await?,
+            Ok(Credentials::Basic { name, password }) => {
+                access.logins.authenticate_on("manage", &name, &password, peer).await?
+            }
             Ok(Credentials::None) | Err(_) => return Err(ApiError::unauthorized()),
         };
         Ok(Self { caller, peer })
