@@ -50,7 +50,7 @@ async fn authenticate(parts: &Parts, state: &Manage) -> Result<Option<Caller>, A
     match credentials(&parts.headers) {
         Ok(Credentials::Bearer(token)) => access.tokens.authenticate(token.reveal()).await.map(Some),
         Ok(Credentials::Basic { name, password }) => {
-            access.logins.authenticate(&name, &password, peer(parts)).await.map(Some)
+            access.logins.authenticate_on("manage", &name, &password, peer(parts)).await.map(Some)
         }
         Ok(Credentials::None) | Err(_) => Ok(None),
     }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use portolan_api_manage::ManageOptions;
 use portolan_http::idempotency::Identify;
-use portolan_http::{Idempotency, Fault, FaultContext, Faults, PlainFaults};
+use portolan_http::{Fault, FaultContext, Faults, Idempotency, PlainFaults};
 use portolan_model::{BackupDestination, Platform, Scope};
 use portolan_storage::{Query, StateStore, StorageExt, StoreError};
 use portolan_tasks::TaskStore;

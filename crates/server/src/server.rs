@@ -176,7 +176,14 @@ impl Server {
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
-            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker, |senders| idempotency("manage", senders))))));
+            serve.push((
+                bound,
+                edge.wrap(
+                    shown
+                        .router()
+                        .merge(management::operators(&self.core, &worker, |senders| idempotency("manage", senders))),
+                ),
+            ));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);

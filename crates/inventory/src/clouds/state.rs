@@ -5,8 +5,7 @@ use portolan_driver::{CloudError, CloudErrorKind, DriverState, StateChange, Stat
 use portolan_model::query::Filter;
 use portolan_model::{Clock, EventId, PlatformId, Scope};
 use portolan_storage::{
-    CachedList, Change, DriverDocument, KindCache, Kind, Put, Require, Setting, Storage, StoreError, Stored,
-    UnitOfWork,
+    CachedList, Change, DriverDocument, Kind, KindCache, Put, Require, Setting, Storage, StoreError, Stored, UnitOfWork,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
