@@ -12,6 +12,7 @@ mod input;
 mod openapi;
 mod wire;
 
+pub use auth::senders;
 pub use error::{ApiError, shape_fault};
 pub use openapi::document;
 
@@ -43,6 +44,12 @@ pub(crate) struct Manage {
     pub(crate) own_origin: Cors,
 }
 
+impl Manage {
+    fn new(portolan: Arc<Portolan>, options: ManageOptions) -> Self {
+        Self { portolan, options, own_origin: Cors::default() }
+    }
+}
+
 /// The API under `/manage/v1`, with its own answers for unknown paths and methods below that.
 pub fn router(portolan: Arc<Portolan>, options: ManageOptions) -> Router {
     let mut api = Router::new();
@@ -50,7 +57,7 @@ pub fn router(portolan: Arc<Portolan>, options: ManageOptions) -> Router {
         api = api.route(path, route);
     }
     let api = api.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-    Router::new().nest("/manage/v1", api).with_state(Manage { portolan, options, own_origin: Cors::default() })
+    Router::new().nest("/manage/v1", api).with_state(Manage::new(portolan, options))
 }
 
 /// Every path that is served.

@@ -6,7 +6,9 @@ use crate::input::{Body, CloudName, DEFAULT, Token};
 use crate::surround::style;
 use crate::wire;
 use crate::wire::format::{Memory, Style};
+use async_trait::async_trait;
 use axum::extract::{FromRequest, Query, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Uri};
 use axum::response::Response;
 use portolan::Portolan;
@@ -14,7 +16,8 @@ use portolan::access::AccessError;
 use portolan::inventory::{CloudView, InventoryError};
 use portolan_http::Peer;
 use portolan_http::auth::{Credentials, credentials};
-use portolan_model::{Caller, Role, Scope, Secret};
+use portolan_http::idempotency::{Identify, PortError, anonymous_sender, sender_of};
+use portolan_model::{Caller, RequestKey, Role, Scope, Secret};
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -32,6 +35,8 @@ pub(crate) struct Given {
     pub(crate) peer: Option<IpAddr>,
     uri: Uri,
     headers: HeaderMap,
+    /// What the request is known by, where its sender named it.
+    request: Option<RequestKey>,
 }
 
 impl FromRequest<Orchestrator> for Given {
@@ -41,7 +46,8 @@ impl FromRequest<Orchestrator> for Given {
         let (parts, body) = request.into_parts();
         let body = Body::read(&parts.headers, body).await?;
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip());
-        Ok(Self { state: state.clone(), body, peer, uri: parts.uri, headers: parts.headers })
+        let request = parts.extensions.get::<RequestKey>().copied();
+        Ok(Self { state: state.clone(), body, peer, uri: parts.uri, headers: parts.headers, request })
     }
 }
 
@@ -54,21 +60,35 @@ impl Given {
     /// The tokens that the cookie holds, and then the one that is given otherwise.
     pub(crate) fn sessions(&self) -> Vec<Secret> {
         let cookies = self.state.cookies.tokens(&self.headers);
-        cookies.chain(self.token().ok().flatten()).collect()
+        cookies.chain(self.credentials().token().ok().flatten()).collect()
     }
 
     fn style(&self) -> Style {
         style(&self.headers)
     }
 
+    fn credentials(&self) -> Presented<'_> {
+        Presented { body: self.body.token(), uri: &self.uri, headers: &self.headers, peer: self.peer }
+    }
+}
+
+/// Where the credentials of a request may be.
+struct Presented<'a> {
+    body: Option<&'a Token>,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    peer: Option<IpAddr>,
+}
+
+impl Presented<'_> {
     /// The token that is given: in the body, else in the query, else in its header.
     fn token(&self) -> Result<Option<Secret>, ApiError> {
-        match self.body.token() {
+        match self.body {
             Some(Token::Text(token)) => return Ok(Some(token.clone())),
             Some(Token::Nonsense) => return Err(ApiError::forbidden()),
             None => {}
         }
-        let query = Query::<Vec<(String, String)>>::try_from_uri(&self.uri).map(|Query(all)| all).unwrap_or_default();
+        let query = Query::<Vec<(String, String)>>::try_from_uri(self.uri).map(|Query(all)| all).unwrap_or_default();
         if let Some((_, token)) = query.into_iter().find(|(name, value)| name == "auth_token" && !value.is_empty()) {
             return Ok(Some(Secret::new(token)));
         }
@@ -81,19 +101,19 @@ impl Given {
 
     /// Who asks; nobody without credentials. Credentials that are given and prove nobody are an error, but for a
     /// session that the cookie still holds after its end.
-    async fn caller(&self) -> Result<Option<Caller>, ApiError> {
-        let portolan = &self.state.portolan;
+    async fn caller(&self, state: &Orchestrator) -> Result<Option<Caller>, ApiError> {
+        let portolan = &state.portolan;
         if let Some(token) = self.token()? {
             return Ok(Some(caller_of_token(portolan, &token).await?));
         }
-        match credentials(&self.headers).map_err(|_| ApiError::forbidden())? {
+        match credentials(self.headers).map_err(|_| ApiError::forbidden())? {
             Credentials::Bearer(token) => return Ok(Some(caller_of_token(portolan, &token).await?)),
             Credentials::Basic { name, password } => {
                 return Ok(Some(portolan.access.logins.authenticate(&name, &password, self.peer).await?));
             }
             Credentials::None => {}
         }
-        for token in self.state.cookies.tokens(&self.headers) {
+        for token in state.cookies.tokens(self.headers) {
             match portolan.access.sessions.authenticate(token.reveal(), DIALECT).await {
                 Ok(caller) => return Ok(Some(caller)),
                 Err(AccessError::Unauthenticated) => {}
@@ -124,7 +144,7 @@ impl FromRequest<Orchestrator> for Asked {
 
     async fn from_request(request: Request, state: &Orchestrator) -> Result<Self, ApiError> {
         let given = Given::from_request(request, state).await?;
-        let account = given.caller().await?;
+        let account = given.credentials().caller(state).await?;
         if account.is_none() && state.options.auth_required {
             return Err(ApiError::forbidden());
         }
@@ -151,7 +171,7 @@ impl Asked {
 
     /// The caller for use cases.
     pub(crate) fn caller(&self) -> Caller {
-        self.account.clone().unwrap_or_else(|| Caller {
+        let caller = self.account.clone().unwrap_or_else(|| Caller {
             account: None,
             session: None,
             token: None,
@@ -159,7 +179,8 @@ impl Asked {
             role: Role::Operator,
             scope: Scope::All,
             request: None,
-        })
+        });
+        Caller { request: self.given.request, ..caller }
     }
 
     /// Whether a cloud is served to this request.
@@ -185,6 +206,29 @@ impl Asked {
             Ok(_) => Err(ApiError::forbidden()),
             Err(InventoryError::Unknown { .. }) => Ok(None),
             Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Tells who sends a request with an `Idempotency-Key` (section 2.4): its account, else its address.
+pub(crate) struct Senders(pub(crate) Orchestrator);
+
+#[async_trait]
+impl Identify for Senders {
+    async fn sender(&self, parts: &mut Parts) -> Result<Option<String>, PortError> {
+        // Whoever logs in wants a session that lives, and whoever logs out one that ends.
+        if parts.uri.path().starts_with("/api/v1/auth") {
+            return Ok(None);
+        }
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip());
+        let given = Presented { body: None, uri: &parts.uri, headers: &parts.headers, peer };
+        match given.caller(&self.0).await {
+            Ok(Some(caller)) => Ok(sender_of(&caller)),
+            // Also of a token in the body: an equal body holds the same one.
+            Ok(None) => Ok(anonymous_sender(parts)),
+            // The handler says so.
+            Err(e) if e.is_forbidden() => Ok(None),
+            Err(e) => Err(e.message().into()),
         }
     }
 }

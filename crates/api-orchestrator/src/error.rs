@@ -116,8 +116,12 @@ impl ApiError {
         }
     }
 
+    /// Whether whoever asks may not.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+    }
+
     /// The message.
-    #[cfg(test)]
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -189,6 +193,8 @@ fn texts(status: StatusCode) -> (&'static str, &'static str) {
         StatusCode::BAD_REQUEST => ("Bad Request", "Bad request syntax or unsupported method"),
         StatusCode::FORBIDDEN => ("Forbidden", "Request forbidden -- authorization will not help"),
         StatusCode::REQUEST_TIMEOUT => ("Request Timeout", "Request timed out; try again later."),
+        StatusCode::CONFLICT => ("Conflict", "Request conflict."),
+        StatusCode::UNPROCESSABLE_ENTITY => ("Unprocessable Entity", "The request contradicts an earlier one"),
         StatusCode::PAYLOAD_TOO_LARGE => ("Request Entity Too Large", "Entity is too large."),
         StatusCode::NOT_IMPLEMENTED => ("Not Implemented", "Server does not support this operation"),
         StatusCode::SERVICE_UNAVAILABLE => {

@@ -22,11 +22,13 @@ pub use openapi::document;
 pub use options::OrchestratorOptions;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, any, get};
 use cookie::Cookies;
 use handlers::{actions, listings, nodes, plain, probes, sessions};
 use portolan::Portolan;
+use portolan_http::Idempotency;
+use portolan_http::idempotency::Identify;
 use std::sync::Arc;
 
 /// What every handler has.
@@ -39,8 +41,31 @@ pub(crate) struct Orchestrator {
 
 /// The dialect under `/api/v1`, with the little that the original served beside it.
 pub fn router(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Router {
-    let cookies = Cookies::new(&options.cookie_key, options.secure);
-    let state = Orchestrator { portolan, options: Arc::new(options), cookies };
+    let state = Orchestrator::new(portolan, options);
+    surrounded(state.clone(), handled(state))
+}
+
+/// The same with `once` between the handlers and what surrounds them: kept answers hold no cookie, and requests that
+/// are meant for others are refused before anything is kept. In place of `once.wrap(router(…))`.
+pub fn router_once(portolan: Arc<Portolan>, options: OrchestratorOptions, once: Idempotency) -> Router {
+    let state = Orchestrator::new(portolan, options);
+    surrounded(state.clone(), once.wrap(handled(state)))
+}
+
+/// Tells who sends a request with an `Idempotency-Key`.
+pub fn senders(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Arc<dyn Identify> {
+    Arc::new(access::Senders(Orchestrator::new(portolan, options)))
+}
+
+impl Orchestrator {
+    fn new(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Self {
+        let cookies = Cookies::new(&options.cookie_key, options.secure);
+        Self { portolan, options: Arc::new(options), cookies }
+    }
+}
+
+/// The handlers, their errors in words.
+fn handled(state: Orchestrator) -> Router {
     let mut router = Router::new();
     for (path, view) in table().into_iter().chain(stubs()) {
         router = router.route(&format!("/api/v1{path}"), view);
@@ -48,8 +73,11 @@ pub fn router(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Router {
     for (path, view) in beside() {
         router = router.route(path, view);
     }
-    let surround = from_fn_with_state(state.clone(), surround::surround);
-    router.fallback(plain::page_not_found).layer(surround).with_state(state)
+    router.fallback(plain::page_not_found).layer(from_fn(surround::words)).with_state(state)
+}
+
+fn surrounded(state: Orchestrator, router: Router) -> Router {
+    router.layer(from_fn_with_state(state, surround::surround))
 }
 
 /// A view that knows these methods, and says of the others what every view says (section 6.1).

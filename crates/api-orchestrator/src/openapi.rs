@@ -2,8 +2,9 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::{Content, PathItem, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Content, ObjectBuilder, PathItem, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
 
 /// The document, as served and committed.
@@ -29,7 +30,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         for (method, operation) in [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post)] {
             if let Some(operation) = operation {
                 operation.operation_id = Some(operation_id(method, &path));
-                common_answers(&path, operation);
+                common_answers(&path, method != "get", operation);
             }
         }
     }
@@ -43,17 +44,28 @@ fn operation_id(method: &str, path: &str) -> String {
 }
 
 /// Adds the error answers that follow from what an operation takes rather than from what it does.
-fn common_answers(path: &str, operation: &mut Operation) {
+fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
     let body = operation.request_body.is_some();
+    let home = path == "/";
+    let keyed = writes && !path.starts_with("/auth");
+    if keyed {
+        let text =
+            "Names the request: repeated under the same key, it is carried out once and answered the same for a day";
+        let schema = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+        let key =
+            ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header).description(Some(text));
+        operation.parameters.get_or_insert_default().push(RefOr::T(key.schema(Some(schema)).build()));
+    }
     let answers = [
-        (true, StatusCode::FORBIDDEN, "Credentials are needed and missing, or wrong, or of too little privilege"),
+        (!home, StatusCode::FORBIDDEN, "Credentials are needed and missing, or wrong, or of too little privilege"),
         (body, StatusCode::REQUEST_TIMEOUT, "The body stopped arriving"),
+        (keyed, StatusCode::CONFLICT, "The same request is at work"),
         (body, StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
+        (keyed, StatusCode::UNPROCESSABLE_ENTITY, "The key was given to another request"),
         (true, StatusCode::INTERNAL_SERVER_ERROR, "There is no such cloud, it failed, or the server did"),
         (true, StatusCode::SERVICE_UNAVAILABLE, "Not just now: try again"),
     ];
-    let home = path == "/";
-    for (_, status, text) in answers.into_iter().filter(|row| row.0 && !(home && row.1 == StatusCode::FORBIDDEN)) {
+    for (_, status, text) in answers.into_iter().filter(|row| row.0) {
         let content = Content::new(Some(Ref::from_schema_name("Error")));
         let response = ResponseBuilder::new().description(text).content("application/json", content).build();
         operation.responses.responses.entry(status.as_str().to_owned()).or_insert(RefOr::T(response));

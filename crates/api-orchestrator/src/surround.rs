@@ -4,11 +4,11 @@ use crate::Orchestrator;
 use crate::error::ApiError;
 use crate::host::is_foreign_write;
 use crate::wire::format::Style;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use portolan_http::{Fault, Peer};
 use portolan_model::Secret;
 
@@ -30,19 +30,35 @@ pub(crate) fn style(headers: &HeaderMap) -> Style {
     if asked { Style::OneLine } else { Style::Indented }
 }
 
+/// Innermost: puts errors into words, which are what is kept of an answer, and takes the body off a `HEAD`.
+pub(crate) async fn words(request: Request, next: Next) -> Response {
+    let style = style(request.headers());
+    let head = request.method() == Method::HEAD;
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = error.render(style);
+    }
+    if head {
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Outermost: looks whom a request is meant for, and gives the answer its cookie.
 pub(crate) async fn surround(State(state): State<Orchestrator>, request: Request, next: Next) -> Response {
     let headers = request.headers().clone();
-    let method = request.method().clone();
     let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
-    let meant_for_us =
-        state.options.hosts.allows(request.uri(), &headers) && !is_foreign_write(&method, request.uri(), &headers);
-    let mut response = if meant_for_us { next.run(request).await } else { ApiError::forbidden().into_response() };
+    let refused = refusal(&state, &request).map(|error| error.render(style(&headers)));
+    let mut response = match refused {
+        Some(response) => response,
+        None => next.run(request).await,
+    };
     // The transport puts these into words, and they carry no cookie.
     if response.extensions().get::<Fault>().is_some() {
         return response;
-    }
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        response = error.render(style(&headers));
     }
     let token = match response.extensions_mut().remove::<Session>() {
         Some(Session::Opened(token)) => Some(token),
@@ -52,8 +68,14 @@ pub(crate) async fn surround(State(state): State<Orchestrator>, request: Request
     if let Some(cookie) = state.cookies.issue((address, &headers), token.as_ref(), state.portolan.now()) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    if method == Method::HEAD {
-        *response.body_mut() = Body::empty();
-    }
     response
+}
+
+fn refusal(state: &Orchestrator, request: &Request) -> Option<ApiError> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if !state.options.hosts.allows(uri, headers) || is_foreign_write(request.method(), uri, headers) {
+        return Some(ApiError::forbidden());
+    }
+    // No part of a path is empty.
+    uri.path().contains("//").then(ApiError::page_not_found)
 }

@@ -151,8 +151,6 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
-        // Another dialect: `let once = idempotency("its name", its_crate::senders(…));` and
-        // `edge.wrap(once.wrap(its_crate::router(…)))`.
         let at_work = TaskTracker::new();
         let replays = replays::kept(self.core.portolan.access.replays.clone());
         let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
@@ -170,12 +168,15 @@ impl Server {
         if let Some(bound) = listeners.remove("orchestrator") {
             let options = orchestrator(config, &self.core, &bound);
             let edge = options.edge(edge("orchestrator"));
-            serve.push((bound, edge.wrap(portolan_api_orchestrator::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let senders = portolan_api_orchestrator::senders(Arc::clone(&portolan), options.clone());
+            let once = idempotency("orchestrator", senders);
+            serve.push((bound, edge.wrap(portolan_api_orchestrator::router_once(portolan, options, once))));
         }
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
-            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
+            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker, |senders| idempotency("manage", senders))))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);

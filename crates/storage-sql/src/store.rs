@@ -2,6 +2,7 @@
 
 use crate::config::SqlConfig;
 use crate::error::{Class, Fail, Unfit, classify, classify_sqlx};
+use crate::feed::Feed;
 use crate::migrate::migrate;
 use crate::sql::{Cells, Dialect, Sql};
 use portolan_storage::StoreError;
@@ -28,6 +29,7 @@ pub struct SqlStorage {
     /// Reads; the same pool as `write` except on SQLite.
     pub(crate) read: DatabaseConnection,
     pub(crate) wake: Arc<Notify>,
+    pub(crate) feed: Arc<Feed>,
     /// The latest instant that an operation was told, in microseconds.
     pub(crate) seen: AtomicI64,
 }
@@ -39,10 +41,14 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Statements that each connection keeps prepared.
 const STATEMENTS: usize = 64;
 
-/// Runs a transaction, again where it lost a race: `transact!(store, |tx| body)` is the body's `Result<_, Fail>`.
-/// (A macro, since a closure's future cannot borrow the transaction and be `Send`.)
+/// Runs a transaction, again where it lost a race: `transact!(store, |tx| body)` is the body's `Result<_, Fail>`;
+/// `end`, where it is given, commits in its own way. (A macro, since a closure's future cannot borrow the transaction
+/// and be `Send`.)
 macro_rules! transact {
-    ($store:expr, |$tx:ident| $body:block) => {{
+    ($store:expr, |$tx:ident| $body:block) => {
+        $crate::store::transact!($store, |$tx| $body, $crate::store::end)
+    };
+    ($store:expr, |$tx:ident| $body:block, $end:expr) => {{
         let mut round = 0_u32;
         loop {
             let $tx = match $store.begin().await {
@@ -50,7 +56,7 @@ macro_rules! transact {
                 Err(e) => break Err(e),
             };
             let outcome: Result<_, $crate::error::Fail> = async { $body }.await;
-            match $crate::store::end($tx, outcome).await {
+            match $end($tx, outcome).await {
                 Err(e) if e.is_race() && round < $crate::store::RACES => {
                     round += 1;
                     $crate::store::pause(round).await;
@@ -79,7 +85,8 @@ impl SqlStorage {
             Dialect::Postgres => postgres(&config).await.map(|db| (db.clone(), db))?,
             Dialect::MariaDb => mariadb(&config).await.map(|db| (db.clone(), db))?,
         };
-        let storage = Self { dialect, write, read, wake: Arc::new(Notify::new()), seen: AtomicI64::new(i64::MIN) };
+        let (wake, feed) = (Arc::new(Notify::new()), Arc::new(Feed::new(dialect)));
+        let storage = Self { dialect, write, read, wake, feed, seen: AtomicI64::new(i64::MIN) };
         if dialect == Dialect::MariaDb {
             storage.check_server().await?;
         }

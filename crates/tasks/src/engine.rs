@@ -22,10 +22,12 @@ use tokio_util::sync::CancellationToken;
 mod attempt;
 mod beats;
 mod claims;
+mod drain;
 mod ends;
 mod stats;
 
 use attempt::Attempt;
+pub use drain::DrainSwitch;
 use ends::End;
 pub use stats::{EngineStats, Histogram, KindStats, SECONDS_BUCKETS};
 
@@ -76,6 +78,7 @@ struct Inner {
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     bell: Arc<EndBell>,
     stats: Arc<EngineStats>,
+    drain: Arc<DrainSwitch>,
     jitter: AtomicU64,
     attempts: Mutex<HashMap<(portolan_model::TaskId, i64), Arc<Attempt>>>,
     /// Rung when a slot comes free.
@@ -111,6 +114,11 @@ impl Engine {
     /// What the engine has done so far.
     pub fn stats(&self) -> Arc<EngineStats> {
         self.inner.stats.clone()
+    }
+
+    /// What makes the engine drain, and tells whether it still runs anything.
+    pub fn drain_switch(&self) -> Arc<DrainSwitch> {
+        self.inner.drain.clone()
     }
 
     /// Enqueues a task and waits for its end, for `within` at the most; see [`RunThrough::run`].
@@ -320,6 +328,7 @@ impl EngineBuilder {
                 clock: self.clock,
                 handlers: self.handlers,
                 bell: self.bell,
+                drain: Arc::default(),
                 jitter: AtomicU64::new(seed),
                 attempts: Mutex::default(),
                 freed: Notify::new(),

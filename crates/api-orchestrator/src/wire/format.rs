@@ -332,6 +332,21 @@ mod tests {
         }
     }
 
+    /// Equal, but for the last bit of fractions: serde_json reads some back with it off.
+    fn same(a: &Value, b: &Value) -> bool {
+        match (a, b) {
+            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len() && a.iter().all(|(name, value)| b.get(name).is_some_and(|b| same(value, b)))
+            }
+            (Value::Number(a), Value::Number(b)) if a.is_f64() && b.is_f64() => {
+                let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+                a == b || (a - b).abs() <= (a.abs() + b.abs()) * f64::EPSILON
+            }
+            _ => a == b,
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back(value in value(), one_line in any::<bool>()) {
@@ -340,8 +355,7 @@ mod tests {
             prop_assert!(text.bytes().all(|b| (b' '..=b'~').contains(&b) || b == b'\n' && !one_line));
             prop_assert_eq!(&text, &reference(&value, style, 0));
             let back: Value = serde_json::from_str(&text).unwrap();
-            // serde_json reads some fractions back with the last bit off; what is written then is the same text.
-            prop_assert_eq!(serde_json::to_string(&back).unwrap().len(), serde_json::to_string(&value).unwrap().len());
+            prop_assert!(same(&back, &value), "{back} {value}");
         }
     }
 }

@@ -78,7 +78,7 @@ impl World {
             settings: Default::default(),
             declared: false,
         };
-        self.portolan.inventory.register_cloud(&me(), new, cloud).await.unwrap();
+        self.portolan.inventory.register_cloud(&me(), new, |_| cloud).await.unwrap();
     }
 
     pub(crate) async fn account(&self, login: &str, password: &str, role: Role, tenant: Option<TenantId>) {

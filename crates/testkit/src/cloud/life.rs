@@ -20,7 +20,8 @@ pub async fn nodes_come_and_go(f: &impl CloudFixture) {
     let node = made.reference();
     let listed = driver.nodes().await.expect("nodes").into_iter().filter(|n| n.reference() == node).count();
     assert_eq!(listed, 1);
-    settled(f, &driver, &node, NodeState::Running).await;
+    let runs = settled(f, &driver, &node, NodeState::Running).await;
+    assert_eq!((runs.token, runs.name), (made.token, made.name), "the list says what the creation said");
     if !declared(&driver, Capability::DestroyNode).await {
         return;
     }
