@@ -32,13 +32,18 @@ pub(crate) struct Housekeeping {
     address: String,
     staging: PathBuf,
     sync_interval: Option<Duration>,
+    event_history: Duration,
 }
+
+/// Events that one round of tidying forgets at the most: what ends at once after a longer history was configured is
+/// forgotten over some rounds.
+const EVENTS: u32 = 10_000;
 
 impl Housekeeping {
     /// For the node of that id and name, which stages in `staging`.
     pub(crate) fn new(core: Core, config: &Config, node: NodeId, name: String, staging: &Path) -> Self {
         let address = config.vplus.addresses.first().map(|a| a.ip().to_string()).unwrap_or_default();
-        Self { core, node, name, address, staging: staging.to_owned(), sync_interval: config.sync_interval }
+        Self { core, node, name, address, staging: staging.to_owned(), sync_interval: config.sync_interval, event_history: config.event_history }
     }
 
     /// Works until told to stop. A failure is logged and the work tried again at its next turn.
@@ -91,6 +96,10 @@ impl Housekeeping {
         }
         if let Err(error) = self.core.portolan.registry.open_all().await {
             tracing::warn!(error = %OneLine(&error), "what is registered could not be looked through");
+        }
+        let since = self.core.portolan.now() - self.event_history;
+        if let Err(error) = self.core.storage.prune_events(since, EVENTS).await {
+            tracing::warn!(error = %OneLine(&error), "old events could not be forgotten");
         }
         if let Err(error) = self.core.clock.refresh(&self.core.storage).await {
             tracing::warn!(error = %OneLine(&error), "the clock could not be compared with the database's");
