@@ -19,6 +19,8 @@ pub struct Server {
     /// Where health is answered, and the vPlus API: known once it is ready.
     health: String,
     url: String,
+    /// Where the Orchestrator API answers; empty when it is off.
+    orchestrator: String,
 }
 
 impl Server {
@@ -28,7 +30,15 @@ impl Server {
         let complaints = File::options().create(true).append(true).open(&log).unwrap();
         command.stdout(File::create(&out).unwrap()).stderr(complaints).stdin(Stdio::null());
         let child = command.spawn().expect("the binary can be started");
-        Self { child, data: site.data(), log, out, health: String::new(), url: String::new() }
+        Self {
+            child,
+            data: site.data(),
+            log,
+            out,
+            health: String::new(),
+            url: String::new(),
+            orchestrator: String::new(),
+        }
     }
 
     /// Waits until the server says that it is ready.
@@ -38,18 +48,14 @@ impl Server {
                 panic!("the server ended ({status}): {}{}", self.printed(), self.log());
             }
             let text = self.printed();
-            let address = |scheme: &str| {
-                let rest = &text[text.find(scheme)?..];
-                // Whole only when something follows it.
-                Some(rest[..scheme.len() + rest[scheme.len()..].find('/')?].to_owned())
-            };
-            let (url, health) = (address("https://")?, address("http://")?);
+            let (url, health) = (announced(&text, "vPlus API")?, announced(&text, "management")?);
             let client = Client::new(&health, Trust::Plain).unwrap().timeout(Duration::from_secs(5));
             client.get("/readyz").await.ok().filter(|answer| answer.status.is_success())?;
             Some((url, health))
         })
         .await;
         (self.url, self.health) = (url, health);
+        self.orchestrator = announced(&self.printed(), "Orchestrator").unwrap_or_default();
         self
     }
 
@@ -77,6 +83,16 @@ impl Server {
     /// The address and port of the vPlus API.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("https://")
+    }
+
+    /// A client of the Orchestrator API, with no credentials.
+    pub fn orchestrator(&self) -> Client {
+        Client::new(&format!("{}/api/v1", self.orchestrator), Trust::Plain).unwrap()
+    }
+
+    /// Where the management API answers: `http://127.0.0.1:…`.
+    pub fn health(&self) -> &str {
+        &self.health
     }
 
     /// A client of the management listener.
@@ -135,4 +151,14 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The address that the server's announcement gives under a label, `http://host:port`.
+fn announced(text: &str, label: &str) -> Option<String> {
+    // A line counts once it is whole.
+    let whole = &text[..text.rfind('\n')? + 1];
+    let rest = whole.lines().find_map(|line| line.trim_start().strip_prefix(label))?.trim_start();
+    let scheme = rest.find("://")? + 3;
+    let end = rest[scheme..].find('/').map_or(rest.len(), |end| scheme + end);
+    Some(rest[..end].to_owned())
 }

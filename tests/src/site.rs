@@ -67,6 +67,7 @@ impl Site {
         let mut site = Self { dir, keys: BTreeMap::new(), user: None };
         site.set("data_dir", "data");
         site.set("listeners.vplus.addresses", "127.0.0.1:0");
+        site.set("listeners.orchestrator.addresses", "127.0.0.1:0");
         site.set("listeners.management.addresses", "127.0.0.1:0");
         site
     }

@@ -13,6 +13,8 @@ pub(crate) enum Name {
     Tasks,
     /// How soon the server is ready, what its writes to disk cost, and its memory at rest
     Start,
+    /// A list of 1 000 nodes and a single start through the Orchestrator API, beside a bare hyper server
+    Orchestrator,
 }
 
 /// Builds a release and runs the measurements one after the other.

@@ -4,7 +4,7 @@ use crate::shell::{Result, Shell, XtaskError, output, read};
 use crate::test;
 
 /// The dialects that are served.
-const DIALECTS: &[&str] = &["vplus"];
+const DIALECTS: &[&str] = &["manage", "orchestrator", "vplus"];
 
 /// Builds the server and writes the documents, or with `check` only compares them.
 pub(crate) fn run(shell: &Shell, check: bool) -> Result<()> {

@@ -2,10 +2,8 @@
 
 use crate::error::AccessError;
 use crate::first::first_password_of;
-use crate::logins::Logins;
 use crate::secrets::Secrets;
-use crate::sessions::Sessions;
-use crate::{Core, ROUNDS, password};
+use crate::{Core, ROUNDS, Ways, password};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::{Account, AccountId, Caller, Name, Privilege, Role, Scope, Secret, Tenant, TenantId, Timestamp};
 use portolan_storage::{Conflict, ListOf, Query, Setting, StorageExt, StoreError, Stored, UnitOfWork};
@@ -86,17 +84,30 @@ impl From<Account> for AccountView {
 pub struct Accounts {
     pub(crate) core: Arc<Core>,
     pub(crate) secrets: Secrets,
-    logins: Logins,
-    sessions: Sessions,
+    ways: Ways,
 }
 
 impl Accounts {
-    pub(crate) fn new(core: Arc<Core>, logins: Logins, sessions: Sessions, secrets: Secrets) -> Self {
-        Self { core, secrets, logins, sessions }
+    pub(crate) fn new(core: Arc<Core>, ways: Ways, secrets: Secrets) -> Self {
+        Self { core, secrets, ways }
     }
 
     /// Makes an account. `Conflict` when the login is taken, also by an account that the caller does not see.
     pub async fn create(&self, caller: &Caller, new: NewAccount) -> Result<AccountView, AccessError> {
+        self.make(caller, new, None).await
+    }
+
+    /// The same with a password of which only the Argon2id hash is known, in PHC form: `new.password` is not looked at.
+    pub async fn create_hashed(
+        &self,
+        caller: &Caller,
+        new: NewAccount,
+        hash: &Secret,
+    ) -> Result<AccountView, AccessError> {
+        self.make(caller, new, Some(hash)).await
+    }
+
+    async fn make(&self, caller: &Caller, new: NewAccount, hash: Option<&Secret>) -> Result<AccountView, AccessError> {
         caller.require(Privilege::AccessManage)?;
         let tenant = match caller.scope {
             Scope::All => new.tenant,
@@ -105,11 +116,17 @@ impl Accounts {
         };
         let login = Name::new(&new.login).map_err(|e| AccessError::Invalid(e.to_string()))?;
         let time_zone = checked_zone(new.time_zone.as_deref().unwrap_or("UTC"))?;
-        password::check_rules(&new.password)?;
+        let password_hash = match hash {
+            Some(hash) => password::checked_hash(hash)?,
+            None => {
+                password::check_rules(&new.password)?;
+                self.core.passwords.hash(&new.password).await?
+            }
+        };
         let account = Account {
             id: AccountId::from_uuid(self.core.ids.uuid()),
             login,
-            password_hash: self.core.passwords.hash(&new.password).await?,
+            password_hash,
             role: new.role,
             tenant,
             enabled: true,
@@ -137,6 +154,17 @@ impl Accounts {
         Err(busy())
     }
 
+    /// Makes an account with a generated password in place of the one of `new`, and tells it, here and never again.
+    pub async fn create_generated(
+        &self,
+        caller: &Caller,
+        new: NewAccount,
+    ) -> Result<(AccountView, Secret), AccessError> {
+        let password = password::generate_password(self.core.ids.as_ref());
+        let account = self.create(caller, NewAccount { password: password.clone(), ..new }).await?;
+        Ok((account, password))
+    }
+
     /// The accounts that the caller sees.
     pub async fn list(&self, caller: &Caller, query: Query) -> Result<ListOf<AccountView>, AccessError> {
         caller.require(Privilege::AccessManage)?;
@@ -145,12 +173,13 @@ impl Accounts {
         Ok(ListOf { items: list.items.into_iter().map(view).collect(), total: list.total })
     }
 
-    /// One account. Everybody may look at their own.
+    /// One account. Everybody may look at their own, also by a token that shows less than the account would.
     pub async fn get(&self, caller: &Caller, id: AccountId) -> Result<AccountView, AccessError> {
-        if caller.account != Some(id) {
-            caller.require(Privilege::AccessManage)?;
-        }
-        Ok(self.core.storage.fetch::<Account>(caller.scope, id).await?.value.into())
+        let scope = match caller.account == Some(id) {
+            true => Scope::All,
+            false => caller.require(Privilege::AccessManage).map(|()| caller.scope)?,
+        };
+        Ok(self.core.storage.fetch::<Account>(scope, id).await?.value.into())
     }
 
     /// The account with this login.
@@ -158,6 +187,19 @@ impl Accounts {
         caller.require(Privilege::AccessManage)?;
         let found = self.core.storage.find_by_key::<Account>(caller.scope, &crate::login_key(login.trim())).await?;
         found.map(|stored| stored.value.into()).ok_or(AccessError::NotFound { what: "account" })
+    }
+
+    /// The account of this login or id. Everybody may look at their own.
+    pub async fn find(&self, caller: &Caller, login_or_id: &str) -> Result<AccountView, AccessError> {
+        if let Ok(id) = login_or_id.parse() {
+            return self.get(caller, id).await;
+        }
+        if let Some(own) = caller.account
+            && crate::login_key(caller.login.as_str()) == crate::login_key(login_or_id.trim())
+        {
+            return self.get(caller, own).await;
+        }
+        self.by_login(caller, login_or_id).await
     }
 
     /// Changes an account. `Conflict` when it is the last administrator that would stop being one. A disabled
@@ -178,7 +220,7 @@ impl Accounts {
                 audit(unit, "account.changed", account, caller)
             })
             .await?;
-        self.forget(id);
+        self.ways.forget(id);
         Ok(changed.value.into())
     }
 
@@ -191,7 +233,28 @@ impl Accounts {
     pub async fn set_password(&self, caller: &Caller, id: AccountId, new: &Secret) -> Result<(), AccessError> {
         caller.require(Privilege::AccessManage)?;
         self.core.storage.fetch::<Account>(caller.scope, id).await?;
-        self.write_password(caller, id, new, None, None).await
+        self.write_password(caller, caller.scope, id, new, None, None).await
+    }
+
+    /// Sets somebody's password, or a generated one where none is given, which is told here and never again. Ends all
+    /// of their sessions, and on `revoke_tokens` their API tokens too: whoever has lost a password may have lost
+    /// those with it.
+    pub async fn reset_password(
+        &self,
+        caller: &Caller,
+        id: AccountId,
+        new: Option<&Secret>,
+        revoke_tokens: bool,
+    ) -> Result<Option<Secret>, AccessError> {
+        caller.require(Privilege::AccessManage)?;
+        let account = self.core.storage.fetch::<Account>(caller.scope, id).await?;
+        let generated = new.is_none().then(|| password::generate_password(self.core.ids.as_ref()));
+        let password = new.or(generated.as_ref()).ok_or_else(|| AccessError::Internal("no password".into()))?;
+        self.write_password(caller, caller.scope, id, password, None, None).await?;
+        if revoke_tokens {
+            self.ways.tokens.revoke_all(caller, &account).await?;
+        }
+        Ok(generated)
     }
 
     /// Sets the caller's own password and ends all of their other sessions. `Unauthenticated` when `old` is
@@ -205,15 +268,15 @@ impl Accounts {
     ) -> Result<(), AccessError> {
         let id = caller.account.ok_or_else(|| AccessError::Invalid("this caller has no password".into()))?;
         password::check_rules(new)?;
-        let account = self.core.storage.fetch::<Account>(caller.scope, id).await?;
-        let verified = self.logins.verify(account.login.as_str(), old, peer).await?;
+        let account = self.core.storage.fetch::<Account>(Scope::All, id).await?;
+        let verified = self.ways.logins.verify(account.login.as_str(), old, peer).await?;
         if verified.id != id {
             return Err(AccessError::Unauthenticated);
         }
-        self.write_password(caller, id, new, Some(&verified.password_hash), caller.session).await
+        self.write_password(caller, Scope::All, id, new, Some(&verified.password_hash), caller.session).await
     }
 
-    /// Removes an account and its sessions. `Conflict` when it is the last administrator.
+    /// Removes an account, its tokens and its sessions. `Conflict` when it is the last administrator.
     pub async fn delete(&self, caller: &Caller, id: AccountId) -> Result<(), AccessError> {
         caller.require(Privilege::AccessManage)?;
         for _ in 0..ROUNDS {
@@ -223,13 +286,14 @@ impl Accounts {
             if is_administrator(&account) {
                 unit = self.keep_an_administrator(unit, id).await?;
             }
+            unit = self.ways.tokens.remove_in(unit, id).await?;
             unit = self.secrets.remove_in(unit, &first_password_of(id)).await?;
             unit = audit(unit, "account.deleted", &account, caller);
             match self.core.storage.apply(self.core.clock.now(), Scope::All, unit).await {
                 Ok(_) => {
-                    self.forget(id);
+                    self.ways.forget(id);
                     // Without the account they open nothing; what a crash leaves here is swept when it expires.
-                    self.sessions.close_all(id).await?;
+                    self.ways.sessions.close_all(id).await?;
                     return Ok(());
                 }
                 Err(StoreError::Conflict(Conflict::Version { .. })) => {}
@@ -244,6 +308,7 @@ impl Accounts {
     async fn write_password(
         &self,
         caller: &Caller,
+        scope: Scope,
         id: AccountId,
         new: &Secret,
         expected: Option<&str>,
@@ -251,9 +316,9 @@ impl Accounts {
     ) -> Result<(), AccessError> {
         password::check_rules(new)?;
         let hash = self.core.passwords.hash(new).await?;
-        self.sessions.close_where(id, None, keep).await?;
+        self.ways.sessions.close_where(id, None, keep).await?;
         for _ in 0..ROUNDS {
-            let mut account = self.core.storage.fetch::<Account>(caller.scope, id).await?;
+            let mut account = self.core.storage.fetch::<Account>(scope, id).await?;
             if expected.is_some_and(|expected| account.password_hash != expected) {
                 // Somebody else has set it since the old one was verified.
                 return Err(AccessError::Unauthenticated);
@@ -264,8 +329,8 @@ impl Accounts {
             let now = self.core.clock.now();
             match self.core.storage.apply(now, Scope::All, unit).await {
                 Ok(_) => {
-                    self.logins.forget(id);
-                    self.sessions.close_where(id, Some(now), keep).await?;
+                    self.ways.logins.forget(id);
+                    self.ways.sessions.close_where(id, Some(now), keep).await?;
                     return Ok(());
                 }
                 Err(StoreError::Conflict(Conflict::Version { .. })) => {}
@@ -324,11 +389,6 @@ impl Accounts {
             None => unit.create(&Setting::new(GUARD, serde_json::Value::Null)),
         })
     }
-
-    fn forget(&self, id: AccountId) {
-        self.logins.forget(id);
-        self.sessions.forget(id);
-    }
 }
 
 /// Whether this account can put everything right: enabled, all privileges, all tenants.
@@ -338,8 +398,8 @@ pub(crate) fn is_administrator(account: &Account) -> bool {
 
 /// Adds what others may want to hear of to a unit.
 pub(crate) fn audit(unit: UnitOfWork, what: &str, account: &Account, caller: &Caller) -> UnitOfWork {
-    let data = serde_json::json!({ "login": account.login.as_str(), "by": caller.login });
-    unit.event(what, account.tenant, account.id.uuid(), data)
+    let data = serde_json::json!({ "login": account.login.as_str() });
+    unit.event_by(&caller.login, what, account.tenant, account.id.uuid(), data)
 }
 
 fn checked_zone(name: &str) -> Result<String, AccessError> {

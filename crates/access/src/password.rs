@@ -75,6 +75,18 @@ pub(crate) fn check_rules(password: &Secret) -> Result<(), AccessError> {
     Ok(())
 }
 
+/// A hash that somebody else made, unless a password could never be verified against it.
+pub(crate) fn checked_hash(hash: &Secret) -> Result<String, AccessError> {
+    let text = hash.reveal().trim();
+    let fits = PasswordHash::new(text).is_ok_and(|hash| {
+        hash.algorithm.as_str() == "argon2id" && hash.hash.is_some() && Params::try_from(&hash).is_ok()
+    });
+    if !fits || text.len() > MAX_BYTES {
+        return Err(AccessError::Invalid("the password's hash is no Argon2id hash in PHC form ($argon2id$…)".into()));
+    }
+    Ok(text.to_owned())
+}
+
 impl Passwords {
     /// Hashes at `cost`, with salts from `ids`.
     pub fn new(cost: PasswordCost, ids: Arc<dyn IdSource>) -> Result<Self, AccessError> {

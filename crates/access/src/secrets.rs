@@ -105,8 +105,8 @@ impl Secrets {
         let stored = self.storage.find_by_key::<Secured>(Scope::All, &key(owner)?).await?;
         let stored = stored.ok_or(AccessError::NotFound { what: "secret" })?;
         let secret = open(&self.sealer, &stored)?;
-        let data = serde_json::json!({ "owner": owner, "by": caller.login });
-        let unit = UnitOfWork::new().event("secret.disclosed", None, stored.id.uuid(), data);
+        let data = serde_json::json!({ "owner": owner });
+        let unit = UnitOfWork::new().event_by(&caller.login, "secret.disclosed", None, stored.id.uuid(), data);
         self.storage.apply(self.clock.now(), Scope::All, unit).await?;
         Ok(secret)
     }

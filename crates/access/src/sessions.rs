@@ -4,7 +4,7 @@ use crate::cache::{Cache, Key};
 use crate::error::AccessError;
 use crate::logins::Logins;
 use crate::vault::Vault;
-use crate::{Core, ROUNDS, caller_of};
+use crate::{Core, MAX_REMEMBER, ROUNDS, caller_of};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portolan_model::query::{Filter, Page, Sort};
@@ -20,8 +20,6 @@ use zeroize::Zeroizing;
 const BATCH: u64 = 250;
 /// A session is swept only when it has been over for this long: clocks of several processes differ a little.
 const GRACE: Duration = Duration::from_secs(60);
-/// A session that was looked up is taken for granted no longer than this: how late another process's logout is seen.
-const MAX_REMEMBER: Duration = Duration::from_secs(5);
 /// No token that was handed out is longer than this many bytes.
 const MAX_TOKEN: usize = 128;
 /// Opens of how many accounts are counted.
@@ -105,7 +103,7 @@ impl Sessions {
     }
 
     /// Logs in and opens a session on a dialect. The token is told here and never again. Errors: those of
-    /// [`Logins::authenticate`].
+    /// [`Logins::authenticate_on`], whose event it leaves.
     pub async fn open(
         &self,
         login: &str,
@@ -113,7 +111,7 @@ impl Sessions {
         dialect: &str,
         peer: Option<IpAddr>,
     ) -> Result<(Session, Secret), AccessError> {
-        let account = self.0.logins.verify(login, password, peer).await?;
+        let account = self.0.logins.log_in(dialect, login, password, peer).await?;
         self.open_for(account, dialect).await
     }
 

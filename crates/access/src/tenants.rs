@@ -23,17 +23,13 @@ impl Tenants {
     pub async fn create(&self, caller: &Caller, name: &str, external_id: &str) -> Result<Stored<Tenant>, AccessError> {
         manage_all(caller)?;
         let name = Name::new(name).map_err(|e| AccessError::Invalid(e.to_string()))?;
-        let external_id = external_id.trim().to_owned();
-        if external_id.chars().count() > MAX_EXTERNAL || external_id.chars().any(char::is_control) {
-            return Err(AccessError::Invalid("the tenant's external id is not a plain text of 255 characters".into()));
-        }
+        let external_id = checked_external(external_id)?;
         if !external_id.is_empty() && self.find_external(Scope::All, &external_id).await?.is_some() {
             return Err(AccessError::Conflict("another tenant has this external id".into()));
         }
         let now = self.0.clock.now();
         let value = Tenant { id: TenantId::from_uuid(self.0.ids.uuid()), name, external_id, created: now };
-        let data = serde_json::json!({ "name": value.name.as_str(), "by": caller.login });
-        let unit = UnitOfWork::new().create(&value).event("tenant.created", Some(value.id), value.id.uuid(), data);
+        let unit = audit(UnitOfWork::new().create(&value), "tenant.created", &value, caller);
         self.0.storage.apply(now, Scope::All, unit).await?;
         Ok(Stored { version: 1, value })
     }
@@ -57,6 +53,42 @@ impl Tenants {
         found.ok_or(AccessError::NotFound { what: "tenant" })
     }
 
+    /// The tenant of this name, whatever the case of its letters, or id.
+    pub async fn find(&self, caller: &Caller, name_or_id: &str) -> Result<Stored<Tenant>, AccessError> {
+        if let Ok(id) = name_or_id.parse() {
+            return self.get(caller, id).await;
+        }
+        caller.require(Privilege::InventoryRead)?;
+        let key = format!("tenant:{}", name_or_id.trim().to_lowercase());
+        let found = self.0.storage.find_by_key::<Tenant>(caller.scope, &key).await?;
+        found.ok_or(AccessError::NotFound { what: "tenant" })
+    }
+
+    /// Gives a tenant another name, another external id, or both; nothing leaves it as it is. `Conflict` when one is
+    /// taken.
+    pub async fn rename(
+        &self,
+        caller: &Caller,
+        id: TenantId,
+        name: Option<&str>,
+        external_id: Option<&str>,
+    ) -> Result<Stored<Tenant>, AccessError> {
+        manage_all(caller)?;
+        let name = name.map(Name::new).transpose().map_err(|e| AccessError::Invalid(e.to_string()))?;
+        let external_id = external_id.map(checked_external).transpose()?;
+        if let Some(asked) = external_id.as_deref().filter(|text| !text.is_empty())
+            && self.find_external(Scope::All, asked).await?.is_some_and(|holder| holder.id != id)
+        {
+            return Err(AccessError::Conflict("another tenant has this external id".into()));
+        }
+        let decide = |tenant: &mut Tenant| {
+            tenant.name = name.clone().unwrap_or_else(|| tenant.name.clone());
+            tenant.external_id = external_id.clone().unwrap_or_else(|| tenant.external_id.clone());
+            Some(audit(UnitOfWork::new(), "tenant.changed", tenant, caller))
+        };
+        Ok(self.0.storage.change(self.0.clock.now(), Scope::All, id, decide).await?)
+    }
+
     /// Removes a tenant that nothing belongs to; `Conflict` otherwise.
     pub async fn delete(&self, caller: &Caller, id: TenantId) -> Result<(), AccessError> {
         manage_all(caller)?;
@@ -69,12 +101,11 @@ impl Tenants {
                     return Err(AccessError::Conflict(format!("the tenant still has objects of kind {kind}: {count}")));
                 }
             }
-            let data = serde_json::json!({ "name": tenant.name.as_str(), "by": caller.login });
             let unit = UnitOfWork::new()
                 .require(Require::Version(Kind::Tenant, id.uuid(), tenant.version))
                 .require(Require::RefFree(Kind::Tenant, id.uuid()))
-                .delete::<Tenant>(id)
-                .event("tenant.deleted", Some(id), id.uuid(), data);
+                .delete::<Tenant>(id);
+            let unit = audit(unit, "tenant.deleted", &tenant, caller);
             match self.0.storage.apply(self.0.clock.now(), Scope::All, unit).await {
                 Err(StoreError::Conflict(Conflict::Version { .. })) => {}
                 other => return other.map(drop).map_err(Into::into),
@@ -87,6 +118,19 @@ impl Tenants {
         let query = Query::matching(Filter::eq("external_id", external_id));
         Ok(self.0.storage.list_of::<Tenant>(scope, query).await?.items.into_iter().next())
     }
+}
+
+fn checked_external(text: &str) -> Result<String, AccessError> {
+    let text = text.trim();
+    if text.chars().count() > MAX_EXTERNAL || text.chars().any(char::is_control) {
+        return Err(AccessError::Invalid("the tenant's external id is not a plain text of 255 characters".into()));
+    }
+    Ok(text.to_owned())
+}
+
+fn audit(unit: UnitOfWork, what: &str, tenant: &Tenant, caller: &Caller) -> UnitOfWork {
+    let data = serde_json::json!({ "name": tenant.name.as_str() });
+    unit.event_by(&caller.login, what, Some(tenant.id), tenant.id.uuid(), data)
 }
 
 /// Tenants are made and removed by those who are bound to none.

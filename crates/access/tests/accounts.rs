@@ -35,6 +35,24 @@ async fn only_those_who_may_manage_accounts() {
 }
 
 #[tokio::test]
+async fn an_account_can_begin_with_a_hash() {
+    let world = World::new();
+    world.account("bob", Role::Operator, None).await;
+    let system = Caller::system();
+    let stored = world.storage.find_by_key::<Account>(Scope::All, "account:bob").await.unwrap().unwrap();
+    let hash = Secret::new(format!("{}\n", stored.password_hash));
+    let new = |login: &str| NewAccount { password: Secret::default(), ..new_account(login, Role::Viewer, None) };
+    world.access.accounts.create_hashed(&system, new("eve"), &hash).await.unwrap();
+    assert_eq!(world.access.logins.authenticate("eve", &right(), None).await.unwrap().login, "eve");
+    for bad in
+        ["", "hunter2", "$2b$12$abc", "$argon2i$v=19$m=64,t=1,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAA", "$argon2id$v=19$m=64"]
+    {
+        let made = world.access.accounts.create_hashed(&system, new("mallory"), &Secret::new(bad)).await;
+        assert!(matches!(made, Err(AccessError::Invalid(_))), "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn input_is_checked_and_changes_nothing_when_bad() {
     let world = World::new();
     world.account("Bob", Role::Operator, None).await;

@@ -78,6 +78,11 @@ pub fn shape_fault(fault: Fault, _: &FaultContext) -> Response {
         Fault::BodyTooLarge { .. } => "BODY_TOO_LARGE",
         Fault::BodyStalled => "BODY_STALLED",
         Fault::TimedOut => "TIMED_OUT",
+        Fault::Unavailable => "UNAVAILABLE",
+        Fault::KeyMalformed => "IDEMPOTENCY_KEY_INVALID",
+        Fault::KeyReused => "IDEMPOTENCY_KEY_REUSED",
+        Fault::RequestInFlight => "REQUEST_IN_PROGRESS",
+        Fault::AnswerNotKept => "ANSWER_NOT_KEPT",
         _ => "INTERNAL",
     };
     ApiError::new(fault.status(), code, fault.message()).into_response()
@@ -110,7 +115,11 @@ impl From<InventoryError> for ApiError {
             InventoryError::Conflict(text) => Self::new(StatusCode::CONFLICT, "CONFLICT", text),
             InventoryError::Invalid(text) => Self::invalid(text),
             InventoryError::Store(e) => e.into(),
+            e @ (InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_)) => {
+                Self::new(StatusCode::CONFLICT, "CONFLICT", e.to_string())
+            }
             InventoryError::Driver(e) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, &e),
+            InventoryError::Cloud(e) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, &e),
             other => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, &other),
         }
     }

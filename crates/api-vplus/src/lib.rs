@@ -14,7 +14,7 @@ mod wire;
 
 pub use error::{ApiError, shape_fault};
 pub use openapi::document;
-pub use session::COOKIE;
+pub use session::{COOKIE, senders};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -39,7 +39,10 @@ impl VplusOptions {
     /// An origin that is not `scheme://host[:port]`.
     pub fn new(secure: bool, origins: &[String]) -> Result<Self, HttpError> {
         let allow = ["content-type", "x-csrftoken", "3rd-party", "3rd-party-project", "idempotency-key"];
-        Ok(Self { secure, cors: Cors::new(origins, &allow, &["X-Total-Count", "Content-Disposition"])? })
+        Ok(Self {
+            secure,
+            cors: Cors::new(origins, &allow, &["X-Total-Count", "Content-Disposition", "Idempotency-Replayed"])?,
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::openapi::path::Operation;
-use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
 
@@ -35,13 +36,27 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
     let named = path.contains('{');
     let asked = body || operation.parameters.as_ref().is_some_and(|all| all.len() > usize::from(named));
     let login = path == "/session/login";
+    let keyed = writes && !login;
+    if keyed {
+        let text =
+            "Names the request: repeated under the same key, it is carried out once and answered the same for a day";
+        let schema = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255));
+        let key =
+            ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header).description(Some(text));
+        operation.parameters.get_or_insert_default().push(RefOr::T(key.schema(Some(schema)).build()));
+    }
     let answers = [
-        (asked, StatusCode::BAD_REQUEST, "The request makes no sense; the message says why"),
+        (asked || keyed, StatusCode::BAD_REQUEST, "The request makes no sense; the message says why"),
         (!login, StatusCode::UNAUTHORIZED, "No valid session"),
         (true, StatusCode::FORBIDDEN, "A privilege is missing, or a page of another origin calls"),
         (named, StatusCode::NOT_FOUND, "No such object for this account"),
         (body, StatusCode::REQUEST_TIMEOUT, "The body stopped arriving"),
-        (writes && (body || named), StatusCode::CONFLICT, "The object's state, or another object, stands against it"),
+        (
+            keyed,
+            StatusCode::CONFLICT,
+            "The object's state, another object, or the same request at work stands against it",
+        ),
+        (keyed, StatusCode::UNPROCESSABLE_ENTITY, "The key was given to another request"),
         (body, StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
         (true, StatusCode::INTERNAL_SERVER_ERROR, "The server failed; its log has the details"),
         (true, StatusCode::SERVICE_UNAVAILABLE, "Not just now: try again"),

@@ -1,13 +1,18 @@
 //! The session cookie (section 1).
 
-use crate::Vplus;
 use crate::error::ApiError;
+use crate::{Vplus, VplusOptions};
+use async_trait::async_trait;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
+use portolan::Portolan;
+use portolan::access::AccessError;
 use portolan_http::OriginVerdict;
 use portolan_http::auth::{CookieOptions, SameSite, cookies, set_cookie};
-use portolan_model::{Caller, Secret};
+use portolan_http::idempotency::{Identify, PortError, sender_of};
+use portolan_model::{Caller, RequestKey, Secret};
+use std::sync::Arc;
 
 /// The cookie's name. No client cares which it is; cookies do not tell ports apart, so it is this dialect's own.
 pub const COOKIE: &str = "JSESSIONID";
@@ -27,20 +32,49 @@ impl FromRequestParts<Vplus> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, state: &Vplus) -> Result<Self, ApiError> {
         // The cookie travels cross-site: a page that is not configured may not make a user's browser write.
-        if !matches!(parts.method, Method::GET | Method::HEAD)
-            && state.options.cors.verdict(&parts.headers) == OriginVerdict::Foreign
-        {
+        if is_foreign_write(parts, state) {
             return Err(ApiError::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", "this origin may not call"));
         }
-        for token in cookies(&parts.headers, COOKIE) {
-            let token = Secret::new(token);
-            match state.portolan.access.sessions.authenticate(token.reveal(), DIALECT).await {
-                Ok(caller) => return Ok(Self { caller, token }),
-                Err(portolan::access::AccessError::Unauthenticated) => {}
-                Err(e) => return Err(e.into()),
-            }
+        let mut found = authenticate(parts, state).await?.ok_or_else(ApiError::unauthorized)?;
+        found.caller.request = parts.extensions.get::<RequestKey>().copied();
+        Ok(found)
+    }
+}
+
+fn is_foreign_write(parts: &Parts, state: &Vplus) -> bool {
+    !matches!(parts.method, Method::GET | Method::HEAD)
+        && state.options.cors.verdict(&parts.headers) == OriginVerdict::Foreign
+}
+
+/// The session of the first cookie that has one.
+async fn authenticate(parts: &Parts, state: &Vplus) -> Result<Option<Authenticated>, AccessError> {
+    for token in cookies(&parts.headers, COOKIE) {
+        let token = Secret::new(token);
+        match state.portolan.access.sessions.authenticate(token.reveal(), DIALECT).await {
+            Ok(caller) => return Ok(Some(Authenticated { caller, token })),
+            Err(AccessError::Unauthenticated) => {}
+            Err(e) => return Err(e),
         }
-        Err(ApiError::unauthorized())
+    }
+    Ok(None)
+}
+
+/// Tells who sends a request with an `Idempotency-Key`: the account of its session (section 2.7).
+pub fn senders(portolan: Arc<Portolan>, options: VplusOptions) -> Arc<dyn Identify> {
+    Arc::new(Senders(Vplus { portolan, options }))
+}
+
+struct Senders(Vplus);
+
+#[async_trait]
+impl Identify for Senders {
+    async fn sender(&self, parts: &mut Parts) -> Result<Option<String>, PortError> {
+        // Whoever logs in is nobody yet, and wants a session that lives; foreign pages are refused by the handlers.
+        let logs_in = parts.uri.path().trim_end_matches('/') == "/api/session/login";
+        if logs_in || is_foreign_write(parts, &self.0) {
+            return Ok(None);
+        }
+        Ok(authenticate(parts, &self.0).await?.and_then(|found| sender_of(&found.caller)))
     }
 }
 

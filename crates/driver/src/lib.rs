@@ -6,16 +6,24 @@
 //! [`DriverError::Unsupported`] or [`CloudErrorKind::Unsupported`].
 
 mod cloud;
+mod dummy;
 mod error;
+mod faults;
 mod hypervisor;
 mod registry;
+mod relogin;
+mod retrying;
 mod state;
 
 pub use cloud::*;
+pub use dummy::DummyCloud;
 pub use error::DriverError;
+pub use faults::{Faults, HeldCalls};
 pub use hypervisor::{
     Capabilities, Changes, DiskImport, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor, ImportRequest,
     ImportSession, Inventory, NativeCluster, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm,
 };
 pub use registry::{Clouds, Hypervisors, Registry};
+pub use relogin::{Granted, Login, Relogin};
+pub use retrying::{RetryPolicy, Retrying, Timed};
 pub use state::{DriverState, MemoryDriverState, StateChange, StateEntry};

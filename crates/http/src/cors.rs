@@ -35,6 +35,15 @@ pub enum OriginVerdict {
     Foreign,
 }
 
+/// No page of another origin.
+impl Default for Cors {
+    fn default() -> Self {
+        let none = HeaderValue::from_static("");
+        let methods = HeaderValue::from_static(Self::METHODS);
+        Self(Arc::new(Rules { origins: BTreeSet::new(), methods, allow: none.clone(), expose: none }))
+    }
+}
+
 impl Cors {
     /// Methods that pages may use.
     const METHODS: &str = "GET, POST, PUT, DELETE";

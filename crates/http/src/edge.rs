@@ -13,6 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use futures_util::FutureExt;
 use portolan_model::IdSource;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -171,6 +172,9 @@ impl Edge {
             // The rest of the body is on its way and will not be read.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        if let Some(seconds) = fault.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }
@@ -190,7 +194,7 @@ async fn run(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) ->
         "request",
         listener = &*edge.listener,
         method = %request.method(),
-        path = %path.as_str(),
+        path = %without_tokens(&path),
         request_id = %id,
         peer = request.extensions().get::<Peer>().map(|p| field::display(p.address)),
         status = field::Empty,
@@ -280,6 +284,18 @@ impl Drop for Finish<'_> {
     }
 }
 
+/// A path and query for the log: what parameters called token hold is a secret.
+fn without_tokens(path: &str) -> Cow<'_, str> {
+    let Some((bare, query)) = path.split_once('?').filter(|(_, query)| query.contains("token")) else {
+        return Cow::Borrowed(path);
+    };
+    let hide = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if name.ends_with("token") => format!("{name}=***"),
+        _ => pair.to_owned(),
+    };
+    Cow::Owned(format!("{bare}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&")))
+}
+
 fn text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
@@ -288,4 +304,17 @@ fn text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
 fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_tokens;
+
+    #[test]
+    fn tokens_in_the_query_are_not_logged() {
+        assert_eq!(without_tokens("/a?auth_token=x.y&b=c&token=&d"), "/a?auth_token=***&b=c&token=***&d");
+        for plain in ["/a", "/a?b=c", "/token?x", "/a?b=token", "/a?token"] {
+            assert_eq!(without_tokens(plain), plain);
+        }
+    }
 }

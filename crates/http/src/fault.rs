@@ -20,6 +20,16 @@ pub enum Fault {
     TimedOut,
     /// The handler panicked or could not put its answer into words: 500.
     Failed,
+    /// The store that the transport itself needs does not answer: 503.
+    Unavailable,
+    /// The `Idempotency-Key` is none: 400.
+    KeyMalformed,
+    /// The `Idempotency-Key` was given to another request before: 422.
+    KeyReused,
+    /// The first request of this `Idempotency-Key` is still being carried out: 409, with `Retry-After`.
+    RequestInFlight,
+    /// The request was carried out, but its answer was too long to be kept for a repetition: 409.
+    AnswerNotKept,
 }
 
 impl Fault {
@@ -28,8 +38,11 @@ impl Fault {
         match self {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Self::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::KeyMalformed => StatusCode::BAD_REQUEST,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::RequestInFlight | Self::AnswerNotKept => StatusCode::CONFLICT,
         }
     }
 
@@ -40,6 +53,21 @@ impl Fault {
             Self::BodyStalled => "The request body did not arrive in time.",
             Self::TimedOut => "The request took too long.",
             Self::Failed => "The server failed to handle the request.",
+            Self::Unavailable => "The server cannot do this just now, try again.",
+            Self::KeyMalformed => "The Idempotency-Key must be 1 to 255 visible ASCII characters, given once.",
+            Self::KeyReused => "The Idempotency-Key was used for another request.",
+            Self::RequestInFlight => "The first request with this Idempotency-Key is still being worked on.",
+            Self::AnswerNotKept => {
+                "The request with this Idempotency-Key was carried out; its answer was too long to be kept."
+            }
+        }
+    }
+
+    /// When the client should try again, in seconds; goes out as `Retry-After` whatever the dialect's shape.
+    pub const fn retry_after(self) -> Option<u64> {
+        match self {
+            Self::RequestInFlight => Some(2),
+            _ => None,
         }
     }
 }

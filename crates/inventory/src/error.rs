@@ -1,6 +1,7 @@
 //! What can go wrong in the inventory.
 
-use portolan_driver::DriverError;
+use portolan_driver::{CloudError, DriverError};
+use portolan_model::TaskId;
 use portolan_model::caller::Denied;
 use portolan_storage::{Conflict, Kind, StoreError};
 use portolan_tasks::TaskError;
@@ -26,6 +27,26 @@ pub enum InventoryError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The cloud has no such thing, or not for this caller.
+    #[error("there is no {what} '{id}'")]
+    Unknown {
+        /// `cloud`, `image`, `size`, `node`.
+        what: &'static str,
+        /// What it was asked for by.
+        id: String,
+    },
+    /// The thing is in no state for this; the text is fit for the one who asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The work was done and did not succeed.
+    #[error("{0}")]
+    Failed(String),
+    /// The time to wait is over, and the task goes on: an equal request waits for the same one.
+    #[error("the work goes on as task {0}")]
+    StillRunning(TaskId),
+    /// The cloud said no.
+    #[error("the cloud failed")]
+    Cloud(#[from] CloudError),
     /// The platform said no.
     #[error("the platform cannot be listed")]
     Driver(#[from] DriverError),

@@ -124,43 +124,69 @@ pub(crate) fn plan(
         let old = by_key.get(&(native.native_id.as_str(), native.incarnation.as_str())).copied();
         let host = native.host.as_deref().and_then(|h| host_of.get(h));
         let cluster = native.cluster.as_deref().and_then(|c| cluster_of.get(c));
-        let mut observed = VmObserved {
-            name: Name::lossy(&native.name, "virtual machine"),
-            present: true,
-            missed: 0,
-            platform: platform.id,
-            platform_name: platform.name.to_string(),
-            host: host.map(|h| h.0),
-            host_name: host.map(|h| h.1.clone()).unwrap_or_default(),
-            cluster: cluster.map(|c| c.0),
-            cluster_name: cluster.map(|c| c.1.clone()).unwrap_or_default(),
-            power: native.power,
-            disks: disks(native, old, &datastore_of, ids),
-            nics: nics(native, old, ids),
-            cpus: native.cpus,
-            memory_bytes: native.memory_bytes,
-            tags: native.tags.clone(),
-            last_seen: now,
-        };
-        // The moment alone is no change: a quiet platform costs no writes.
-        if let Some(old) = old
-            && (VmObserved { last_seen: old.observed.last_seen, ..observed.clone() }) == old.observed
-        {
-            observed.last_seen = old.observed.last_seen;
-        }
-        let new = VirtualMachine {
-            id: old.map_or_else(|| VmId::from_uuid(ids.uuid()), |v| v.id),
-            external: external(ExternalKind::Vm, &native.native_id, &native.incarnation),
-            created: old.map_or(now, |v| v.created),
-            observed,
-            settings: old.map(|v| v.settings.clone()).unwrap_or_default(),
-            protection: old.map(|v| v.protection.clone()).unwrap_or_else(VmProtection::default),
-        };
+        let new = machine(platform, native, old, Around { host, cluster, datastores: &datastore_of }, now, ids);
         note(&mut plan.vms, &mut plan.added, old, new);
     }
 
     absent(platform, listing, known, &mut plan, counted);
     plan
+}
+
+/// What stands around a machine: ids with names.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'a> {
+    pub(crate) host: Option<&'a (HostId, String)>,
+    pub(crate) cluster: Option<&'a (ClusterId, String)>,
+    pub(crate) datastores: &'a BTreeMap<&'a str, DatastoreId>,
+}
+
+/// A machine as a listing shows it, with all that is known of it from before.
+pub(crate) fn machine(
+    platform: &Platform,
+    native: &NativeVm,
+    old: Option<&Stored<VirtualMachine>>,
+    around: Around<'_>,
+    now: Timestamp,
+    ids: &dyn IdSource,
+) -> VirtualMachine {
+    let Around { host, cluster, datastores } = around;
+    let mut observed = VmObserved {
+        name: Name::lossy(&native.name, "virtual machine"),
+        present: true,
+        missed: 0,
+        platform: platform.id,
+        platform_name: platform.name.to_string(),
+        host: host.map(|h| h.0),
+        host_name: host.map(|h| h.1.clone()).unwrap_or_default(),
+        cluster: cluster.map(|c| c.0),
+        cluster_name: cluster.map(|c| c.1.clone()).unwrap_or_default(),
+        power: native.power,
+        disks: disks(native, old, datastores, ids),
+        nics: nics(native, old, ids),
+        cpus: native.cpus,
+        memory_bytes: native.memory_bytes,
+        tags: native.tags.clone(),
+        last_seen: now,
+    };
+    // The moment alone is no change: a quiet platform costs no writes.
+    if let Some(old) = old
+        && (VmObserved { last_seen: old.observed.last_seen, ..observed.clone() }) == old.observed
+    {
+        observed.last_seen = old.observed.last_seen;
+    }
+    VirtualMachine {
+        id: old.map_or_else(|| VmId::from_uuid(ids.uuid()), |v| v.id),
+        external: ExternalRef {
+            platform: platform.id,
+            kind: ExternalKind::Vm,
+            native_id: native.native_id.clone(),
+            incarnation: native.incarnation.clone(),
+        },
+        created: old.map_or(now, |v| v.created),
+        observed,
+        settings: old.map(|v| v.settings.clone()).unwrap_or_default(),
+        protection: old.map(|v| v.protection.clone()).unwrap_or_else(VmProtection::default),
+    }
 }
 
 /// Counts a missing listing for everything that the listing lacks.

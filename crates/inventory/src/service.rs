@@ -1,25 +1,48 @@
 //! The use cases of the inventory.
 
+use crate::clouds::{CloudRules, StoredDriverState, Waits};
 use crate::error::InventoryError;
-use portolan_driver::{Hypervisor, Hypervisors};
+use portolan_driver::{CloudDriver, Clouds, DriverState, Hypervisor, Hypervisors};
 use portolan_model::backup::{Origin, OriginKind};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
 use portolan_storage::{Conflict, ListOf, Query, Record, Storage, StorageExt, StoreError, Stored, UnitOfWork};
-use portolan_tasks::{Limit, NewTask, TaskLinks};
+use portolan_tasks::{EndBell, Limit, NewTask, TaskLinks};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The kind of the task that syncs one platform.
 pub const SYNC_TASK: &str = portolan_model::task_kind::INVENTORY_SYNC;
 
-/// Platforms, hosts, datastores and machines.
+/// Platforms, hosts, datastores, machines and the nodes of clouds.
 #[derive(Clone)]
 pub struct Inventory {
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) hypervisors: Arc<Hypervisors>,
+    pub(crate) drivers: Drivers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdSource>,
+    pub(crate) rules: CloudRules,
+    pub(crate) waits: Arc<Waits>,
+}
+
+/// The drivers of this process.
+#[derive(Clone, Default)]
+pub struct Drivers {
+    /// Hypervisors, by platform.
+    pub hypervisors: Arc<Hypervisors>,
+    /// Clouds, by platform.
+    pub clouds: Arc<Clouds>,
+}
+
+impl Drivers {
+    /// Every platform that has a driver here, each once.
+    pub fn platforms(&self) -> Vec<PlatformId> {
+        let mut all = self.hypervisors.platforms();
+        all.extend(self.clouds.platforms());
+        all.sort();
+        all.dedup();
+        all
+    }
 }
 
 /// A platform to register.
@@ -38,14 +61,18 @@ pub struct NewPlatform {
 }
 
 impl Inventory {
-    /// The inventory over these ports.
+    /// The inventory over these ports. `bell` is the one of the engine that runs its tasks: whoever waits for one
+    /// hears of its end at once.
     pub fn new(
         storage: Arc<dyn Storage>,
-        hypervisors: Arc<Hypervisors>,
+        drivers: Drivers,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        rules: CloudRules,
+        bell: Arc<EndBell>,
     ) -> Self {
-        Self { storage, hypervisors, clock, ids }
+        let waits = Arc::new(Waits::new(ids.uuid(), bell));
+        Self { storage, drivers, clock, ids, rules, waits }
     }
 
     /// Registers a platform with its driver, or finds the one of that name and gives it the driver: what a server
@@ -57,6 +84,30 @@ impl Inventory {
         new: NewPlatform,
         driver: Arc<dyn Hypervisor>,
     ) -> Result<Platform, InventoryError> {
+        let platform = self.register(caller, new).await?;
+        self.drivers.hypervisors.insert(platform.id, driver);
+        Ok(platform)
+    }
+
+    /// The same for a platform that is a cloud. `make` is told which platform it is: what a driver keeps is filed
+    /// under it.
+    pub async fn register_cloud(
+        &self,
+        caller: &Caller,
+        new: NewPlatform,
+        make: impl FnOnce(PlatformId) -> Arc<dyn CloudDriver> + Send,
+    ) -> Result<Platform, InventoryError> {
+        let platform = self.register(caller, new).await?;
+        self.drivers.clouds.insert(platform.id, make(platform.id));
+        Ok(platform)
+    }
+
+    /// What the driver of a platform keeps, in the store.
+    pub fn driver_state(&self, platform: PlatformId) -> Arc<dyn DriverState> {
+        Arc::new(StoredDriverState::new(Arc::clone(&self.storage), Arc::clone(&self.clock), platform))
+    }
+
+    async fn register(&self, caller: &Caller, new: NewPlatform) -> Result<Platform, InventoryError> {
         caller.require(Privilege::PlatformManage)?;
         let key = format!("platform:{}", new.name.as_str().to_lowercase());
         loop {
@@ -68,22 +119,17 @@ impl Inventory {
                         new.name, there.driver
                     )));
                 }
-                let platform = self
-                    .storage
-                    .change::<Platform, _>(now, caller.scope, there.id, |p| {
-                        let same = p.url == new.url && p.settings == new.settings && p.declared == new.declared;
-                        (!same || !p.enabled).then(|| {
-                            p.url.clone_from(&new.url);
-                            p.settings.clone_from(&new.settings);
-                            p.declared = new.declared;
-                            p.enabled = true;
-                            UnitOfWork::new()
-                        })
+                let changed = self.storage.change::<Platform, _>(now, caller.scope, there.id, |p| {
+                    let same = p.url == new.url && p.settings == new.settings && p.declared == new.declared;
+                    (!same || !p.enabled).then(|| {
+                        p.url.clone_from(&new.url);
+                        p.settings.clone_from(&new.settings);
+                        p.declared = new.declared;
+                        p.enabled = true;
+                        UnitOfWork::new()
                     })
-                    .await?
-                    .value;
-                self.hypervisors.insert(platform.id, driver);
-                return Ok(platform);
+                });
+                return Ok(changed.await?.value);
             }
             let platform = Platform {
                 id: PlatformId::from_uuid(self.ids.uuid()),
@@ -98,10 +144,7 @@ impl Inventory {
                 created: now,
             };
             match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&platform)).await {
-                Ok(_) => {
-                    self.hypervisors.insert(platform.id, driver);
-                    return Ok(platform);
-                }
+                Ok(_) => return Ok(platform),
                 // Another process registered the same name between the look and the write: take that one.
                 Err(StoreError::Conflict(Conflict::Taken { .. })) => {}
                 Err(e) => return Err(e.into()),
@@ -110,7 +153,8 @@ impl Inventory {
     }
 
     /// Asks for a sync of these platforms, or of every enabled one: one durable task each. A platform that has a
-    /// sync waiting or running gets no second one. Returns the tasks' ids.
+    /// sync waiting or running gets no second one, and a request that its sender named and repeats finds the tasks
+    /// that it began. Returns the tasks' ids.
     pub async fn request_sync(&self, caller: &Caller, platforms: &[PlatformId]) -> Result<Vec<TaskId>, InventoryError> {
         caller.require(Privilege::InventoryWrite)?;
         let chosen: Vec<Stored<Platform>> = if platforms.is_empty() {
@@ -123,10 +167,17 @@ impl Inventory {
             chosen
         };
         let now = self.clock.now();
+        let id = |role: &str, platform: PlatformId| match caller.request {
+            Some(request) => request.derive(&format!("{role}:{platform}"), 0),
+            None => self.ids.uuid(),
+        };
         let tasks = chosen
             .iter()
             .filter(|p| p.enabled)
-            .map(|p| self.sync_task(now, p, ChainId::from_uuid(self.ids.uuid()), user_origin(caller)))
+            .map(|p| {
+                let chain = ChainId::from_uuid(id("sync.chain", p.id));
+                sync_task(TaskId::from_uuid(id("sync.task", p.id)), now, p.id, chain, user_origin(caller))
+            })
             .collect();
         Ok(self.storage.enqueue(now, tasks).await?.into_iter().map(|e| e.id).collect())
     }
@@ -189,7 +240,7 @@ impl Inventory {
 
     /// The platforms that are due for a periodic sync: enabled, served here, not listed since `before`.
     pub async fn due_platforms(&self, before: Timestamp) -> Result<Vec<PlatformId>, InventoryError> {
-        let here = self.hypervisors.platforms();
+        let here = self.drivers.platforms();
         let all = self
             .storage
             .list_of::<Platform>(
@@ -231,7 +282,7 @@ pub(crate) fn sync_task(id: TaskId, now: Timestamp, platform: PlatformId, chain:
 }
 
 /// The caller as what asked for a task.
-fn user_origin(caller: &Caller) -> Origin {
+pub(crate) fn user_origin(caller: &Caller) -> Origin {
     let kind = if caller.account.is_some() { OriginKind::User } else { OriginKind::SystemSchedule };
     Origin { kind, id: caller.account.map(AccountId::uuid), name: caller.login.clone() }
 }

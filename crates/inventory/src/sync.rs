@@ -4,7 +4,7 @@ use crate::error::InventoryError;
 use crate::plan::{Known, Plan, plan};
 use crate::service::Inventory;
 use crate::tidy::tidy;
-use portolan_driver::Inventory as Listing;
+use portolan_driver::{CloudDriverExt, DriverError, Inventory as Listing, listing};
 use portolan_model::query::Filter;
 use portolan_model::*;
 use portolan_storage::{Conflict, Query, Record, Require, StorageExt, StoreError, Stored, UnitOfWork};
@@ -37,10 +37,7 @@ impl Inventory {
     /// complete, nothing about its machines changes. `held` fences every write by the task that runs the sync.
     pub async fn sync_platform(&self, id: PlatformId, held: Option<Held>) -> Result<SyncReport, InventoryError> {
         let platform = self.storage.fetch::<Platform>(Scope::All, id).await?;
-        let listing = match self.hypervisors.get(id) {
-            Ok(driver) => driver.inventory().await,
-            Err(e) => Err(e),
-        };
+        let listing = self.listing_of(id).await;
         let listing = match listing {
             Ok(listing) => listing,
             Err(e) => {
@@ -71,6 +68,14 @@ impl Inventory {
             tracing::warn!(platform = %platform.name, problem, "the platform lists something unusable");
         }
         Ok(report)
+    }
+
+    /// What the platform has now, be it a hypervisor or a cloud.
+    async fn listing_of(&self, id: PlatformId) -> Result<Listing, DriverError> {
+        if let Ok(cloud) = self.drivers.clouds.get(id) {
+            return Ok(listing(&cloud.info(), &cloud.nodes().await?));
+        }
+        self.drivers.hypervisors.get(id)?.inventory().await
     }
 
     async fn write_listing(

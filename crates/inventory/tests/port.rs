@@ -5,10 +5,10 @@
 use async_trait::async_trait;
 use mockall::mock;
 use portolan_driver::{
-    Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, Hypervisors, ImportRequest, ImportSession,
+    Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
     Inventory as Listing,
 };
-use portolan_inventory::{Inventory, NewPlatform};
+use portolan_inventory::{CloudRules, Drivers, Inventory, NewPlatform};
 use portolan_model::{Caller, Name, Platform, PlatformId};
 use portolan_storage::MemoryStorage;
 use portolan_testkit::clock::{FakeClock, SeededIds};
@@ -29,9 +29,11 @@ mock! {
 async fn inventory_over(driver: MockDriver) -> (Inventory, PlatformId) {
     let inventory = Inventory::new(
         Arc::new(MemoryStorage::new()),
-        Arc::new(Hypervisors::default()),
+        Drivers::default(),
         Arc::new(FakeClock::default()),
         Arc::new(SeededIds::new(1)),
+        CloudRules::default(),
+        Arc::default(),
     );
     let new = NewPlatform {
         name: Name::new("lab").unwrap(),

@@ -228,6 +228,12 @@ pub struct BackupDestination {
     /// Bytes that the stored points stand for.
     #[serde(default)]
     pub logical_bytes: u64,
+    /// What its store needs to know, by the names of the kind's settings. Secrets are elsewhere, sealed.
+    #[serde(default)]
+    pub settings: std::collections::BTreeMap<String, String>,
+    /// Whether it stands in the configuration of the server: such a one is changed there and nowhere else.
+    #[serde(default)]
+    pub declared: bool,
     /// When it was registered.
     pub created: Timestamp,
 }

@@ -1,6 +1,6 @@
 //! Who is asking, and what they may see.
 
-use crate::id::{AccountId, SessionId, TenantId};
+use crate::id::{AccountId, ApiTokenId, SessionId, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -90,6 +90,8 @@ pub struct Caller {
     pub account: Option<AccountId>,
     /// The session that the request came with, where the dialect has sessions.
     pub session: Option<SessionId>,
+    /// The API token that the request came with, where it came with one.
+    pub token: Option<ApiTokenId>,
     /// The login name, for logs and for the origin of tasks.
     pub login: String,
     /// What the account may do.
@@ -123,6 +125,7 @@ impl Caller {
         Self {
             account: None,
             session: None,
+            token: None,
             login: "system".into(),
             role: Role::Administrator,
             scope: Scope::All,

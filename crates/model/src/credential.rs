@@ -88,6 +88,9 @@ pub struct Assignment {
     /// What it is used as; empty for nothing in particular.
     #[serde(default)]
     pub vm_type: String,
+    /// The task that destroys the node after its user gave it back; nothing while nobody did.
+    #[serde(default)]
+    pub releasing: Option<TaskId>,
     /// The tenant it belongs to.
     pub tenant: Option<TenantId>,
     /// When it was made.

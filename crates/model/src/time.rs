@@ -64,6 +64,15 @@ impl From<jiff::Timestamp> for Timestamp {
     }
 }
 
+/// Reads RFC 3339, such as `2026-11-21T01:00:04+01:00`.
+impl std::str::FromStr for Timestamp {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<jiff::Timestamp>().map(Self::from)
+    }
+}
+
 impl Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, d: Duration) -> Self {

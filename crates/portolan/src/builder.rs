@@ -1,12 +1,13 @@
 //! The builder.
 
 use crate::facade::Portolan;
+use crate::registry::{self, DestinationFactory, DriverFactory, Nothing, Registry};
 use portolan_access::{Access, AccessError, AccessOptions, SystemClock, SystemIds, Vault};
-use portolan_driver::Hypervisors;
-use portolan_inventory::Inventory;
+use portolan_inventory::{CloudRules, Drivers, Inventory};
 use portolan_model::{Clock, IdSource};
 use portolan_protect::{Protect, Repositories};
 use portolan_storage::Storage;
+use portolan_tasks::EndBell;
 use std::sync::Arc;
 
 /// Why a Portolan could not be built.
@@ -24,12 +25,24 @@ pub struct PortolanBuilder {
     clock: Option<Arc<dyn Clock>>,
     ids: Option<Arc<dyn IdSource>>,
     options: AccessOptions,
+    drivers: Arc<dyn DriverFactory>,
+    places: Arc<dyn DestinationFactory>,
+    clouds: CloudRules,
 }
 
 impl Portolan {
     /// A builder over a storage adapter, and the vault that [`portolan_access::unlock`] opened for it.
     pub fn builder(storage: Arc<dyn Storage>, vault: Vault) -> PortolanBuilder {
-        PortolanBuilder { storage, vault, clock: None, ids: None, options: AccessOptions::default() }
+        PortolanBuilder {
+            storage,
+            vault,
+            clock: None,
+            ids: None,
+            options: AccessOptions::default(),
+            drivers: Arc::new(Nothing),
+            places: Arc::new(Nothing),
+            clouds: CloudRules::default(),
+        }
     }
 }
 
@@ -55,23 +68,63 @@ impl PortolanBuilder {
         self
     }
 
+    /// What builds the drivers of the platforms that operators register; none if nothing is said.
+    #[must_use]
+    pub fn driver_factory(mut self, drivers: Arc<dyn DriverFactory>) -> Self {
+        self.drivers = drivers;
+        self
+    }
+
+    /// What opens the stores of the destinations that operators register; none if nothing is said.
+    #[must_use]
+    pub fn destination_factory(mut self, places: Arc<dyn DestinationFactory>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// How work on the nodes of clouds behaves.
+    #[must_use]
+    pub fn clouds(mut self, rules: CloudRules) -> Self {
+        self.clouds = rules;
+        self
+    }
+
     /// Wires everything. Takes no look at the storage.
     pub fn build(self) -> Result<Portolan, BuildError> {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let ids = self.ids.unwrap_or_else(|| Arc::new(SystemIds::new(Arc::clone(&clock))));
-        let hypervisors = Arc::new(Hypervisors::default());
+        let (drivers, bell) = (Drivers::default(), Arc::new(EndBell::default()));
         let repositories = Arc::new(Repositories::default());
         let storage = self.storage;
         let access = Access::new(Arc::clone(&storage), self.vault, Arc::clone(&clock), Arc::clone(&ids), self.options)?;
-        let inventory =
-            Inventory::new(Arc::clone(&storage), Arc::clone(&hypervisors), Arc::clone(&clock), Arc::clone(&ids));
+        let inventory = Inventory::new(
+            Arc::clone(&storage),
+            drivers.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&ids),
+            self.clouds,
+            Arc::clone(&bell),
+        );
         let protect = Protect::new(
             Arc::clone(&storage),
-            Arc::clone(&hypervisors),
+            Arc::clone(&drivers.hypervisors),
             Arc::clone(&repositories),
             Arc::clone(&clock),
-            ids,
+            Arc::clone(&ids),
         );
-        Ok(Portolan { access, inventory, protect, storage, hypervisors, repositories, clock })
+        let registry = Registry::new(registry::Inner {
+            storage: Arc::clone(&storage),
+            secrets: access.secrets.clone(),
+            inventory: inventory.clone(),
+            protect: protect.clone(),
+            open: drivers.clone(),
+            repositories: Arc::clone(&repositories),
+            clock: Arc::clone(&clock),
+            ids,
+            drivers: self.drivers,
+            places: self.places,
+            problems: Default::default(),
+        });
+        Ok(Portolan { access, inventory, protect, registry, storage, drivers, repositories, clock, bell })
     }
 }

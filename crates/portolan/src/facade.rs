@@ -1,12 +1,13 @@
 //! The use cases of one Portolan, wired.
 
+use crate::registry::{Registry, RegistryError};
 use portolan_access::{Access, AccessError};
-use portolan_driver::Hypervisors;
-use portolan_inventory::{Inventory, InventoryError, SyncHandler};
+use portolan_driver::{Clouds, Hypervisors};
+use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_handlers};
 use portolan_model::*;
 use portolan_protect::{Protect, ProtectError, Repositories};
 use portolan_storage::{Storage, StorageExt, StoreError};
-use portolan_tasks::{Engine, EngineBuilder, Task, TaskStore};
+use portolan_tasks::{EndBell, Engine, EngineBuilder, Task, TaskStore};
 use std::sync::Arc;
 
 /// The use cases of one Portolan over its ports.
@@ -17,10 +18,13 @@ pub struct Portolan {
     pub inventory: Inventory,
     /// Backups, restores, destinations, tasks.
     pub protect: Protect,
+    /// Platforms and destinations that operators register.
+    pub registry: Registry,
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) hypervisors: Arc<Hypervisors>,
+    pub(crate) drivers: Drivers,
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bell: Arc<EndBell>,
 }
 
 impl Portolan {
@@ -34,9 +38,14 @@ impl Portolan {
         &self.storage
     }
 
-    /// The drivers of this process.
+    /// The hypervisor drivers of this process.
     pub fn hypervisors(&self) -> &Arc<Hypervisors> {
-        &self.hypervisors
+        &self.drivers.hypervisors
+    }
+
+    /// The cloud drivers of this process.
+    pub fn clouds(&self) -> &Arc<Clouds> {
+        &self.drivers.clouds
     }
 
     /// The opened repositories of this process.
@@ -46,23 +55,26 @@ impl Portolan {
 
     /// The tags that this process serves by its drivers and repositories.
     pub fn serves(&self) -> Vec<String> {
-        let platforms = self.hypervisors.platforms().into_iter().map(|id| format!("platform:{id}"));
-        let destinations = self.repositories.destinations().into_iter().map(|id| format!("destination:{id}"));
-        platforms.chain(destinations).collect()
+        serves(&self.drivers, &self.repositories)
     }
 
-    /// An engine that runs every kind of task, to be refined and run. It serves what is registered by now: register
-    /// platforms and destinations first.
+    /// An engine that runs every kind of task, to be refined and run. It serves what is registered at any time.
     pub fn engine(&self, worker: &str) -> EngineBuilder {
         let store: Arc<dyn TaskStore> = self.storage.clone();
         let mut engine = Engine::builder(store, Arc::clone(&self.clock))
             .worker(worker)
-            .serves(self.serves())
+            .serves_live(self.live_serves())
+            .bell(Arc::clone(&self.bell))
             .handler(Arc::new(SyncHandler::new(self.inventory.clone())));
-        for handler in portolan_protect::handlers(&self.protect) {
+        for handler in portolan_protect::handlers(&self.protect).into_iter().chain(cloud_handlers(&self.inventory)) {
             engine = engine.handler(handler);
         }
         engine
+    }
+
+    fn live_serves(&self) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+        let (drivers, repositories) = (self.drivers.clone(), self.repositories.clone());
+        Arc::new(move || serves(&drivers, &repositories))
     }
 
     /// The caller as seen by one tenant only; nothing where the caller may not see that tenant, or there is none of
@@ -82,6 +94,14 @@ impl Portolan {
     pub async fn account_of(&self, caller: &Caller) -> Result<Account, AccessError> {
         let id = caller.account.ok_or(AccessError::Unauthenticated)?;
         Ok(self.storage.fetch::<Account>(Scope::All, id).await?.value)
+    }
+
+    /// Asks for a sync of the platform of this name or id: the task that does it, also where one was under way.
+    pub async fn sync_platform(&self, caller: &Caller, name_or_id: &str) -> Result<Task, RegistryError> {
+        caller.require(Privilege::InventoryWrite)?;
+        let platform = self.registry.platform(caller, name_or_id).await?.platform;
+        let task = self.request_sync(caller, vec![platform.id], Vec::new()).await?.pop();
+        task.ok_or_else(|| RegistryError::Conflict(format!("the platform '{}' is out of use", platform.name)))
     }
 
     /// Asks for a sync of these platforms and of the platforms of these hosts, or of every one where none is named.
@@ -118,8 +138,18 @@ pub(crate) fn as_protect(e: InventoryError) -> ProtectError {
         InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },
         InventoryError::Conflict(text) => ProtectError::Conflict(text),
         InventoryError::Invalid(text) => ProtectError::Invalid(text),
+        InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_) => {
+            ProtectError::Conflict(e.to_string())
+        }
+        InventoryError::Failed(text) => ProtectError::Conflict(text),
+        InventoryError::Cloud(e) => ProtectError::Driver(e.into()),
         InventoryError::Driver(e) => ProtectError::Driver(e),
         InventoryError::Store(e) => ProtectError::Store(e),
         InventoryError::Tasks(e) => ProtectError::Tasks(e),
     }
+}
+
+fn serves(drivers: &Drivers, repositories: &Repositories) -> Vec<String> {
+    let platforms = drivers.platforms().into_iter().map(|id| format!("platform:{id}"));
+    platforms.chain(repositories.destinations().into_iter().map(|id| format!("destination:{id}"))).collect()
 }

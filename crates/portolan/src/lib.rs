@@ -14,12 +14,15 @@
 mod builder;
 mod chains;
 mod facade;
+mod operate;
 mod overview;
+pub mod registry;
 mod restores;
 
 pub use builder::{BuildError, PortolanBuilder};
 pub use chains::ChainView;
 pub use facade::Portolan;
+pub use operate::{Overview, TaskDetail, TaskFilter};
 pub use overview::{BackupFigures, Protection};
 
 /// Accounts, sessions, keys.

@@ -68,6 +68,8 @@ impl Protect {
                 used_bytes: 0,
                 free_bytes: 0,
                 logical_bytes: 0,
+                settings: Default::default(),
+                declared: false,
                 created: now,
             };
             match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&destination)).await {

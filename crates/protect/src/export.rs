@@ -1,17 +1,21 @@
 //! The request for a backup: one chain a machine.
 
 use crate::error::ProtectError;
+use crate::repeat::{Begins, tasks_removed};
 use crate::service::{EXPORT_WINDOW, Protect, origin_of, type_note};
 use portolan_model::backup::{BackupStatus, BackupType, CopyStatus, DestinationRole, Origin, StepTimes};
 use portolan_model::query::Filter;
 use portolan_model::*;
-use portolan_storage::{Kind, Query, StorageExt, UnitOfWork};
-use portolan_tasks::{NewTask, Task, TaskLinks, TaskQuery};
+use portolan_storage::{Kind, Query, StorageExt, StoreError, UnitOfWork};
+use portolan_tasks::{NewTask, Task, TaskLinks};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most machines of one request: it is written in one transaction.
 const MOST_VMS: usize = 1000;
+/// What the task and the point of a machine's backup are in their request.
+const TASK: &str = "export.task";
+const POINT: &str = "export.point";
 
 /// Machines to back up.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +52,8 @@ pub(crate) struct BackupPayload {
 
 impl Protect {
     /// Asks for backups. Each machine gets a recovery point in state `Queued`, a copy, and a chain that begins
-    /// with an EXPORT task; all of a request is written at once. Answers the tasks, in the machines' order.
+    /// with an EXPORT task; all of a request is written at once. Answers the tasks, in the machines' order. A
+    /// request that its sender named is carried out once: a repetition answers the tasks that are there.
     pub async fn export(&self, caller: &Caller, request: ExportRequest) -> Result<Vec<Task>, ProtectError> {
         caller.require(Privilege::BackupWrite)?;
         if request.vms.is_empty() {
@@ -63,6 +68,10 @@ impl Protect {
         if !(0..=100).contains(&request.retries) {
             return Err(ProtectError::Invalid("the retry count must lie between 0 and 100".into()));
         }
+        let vms = once(&request.vms);
+        if let Some(tasks) = self.exported_before(caller, &vms).await? {
+            return Ok(tasks);
+        }
         let now = self.clock.now();
         // A start in the past is now: tasks are ranked by their due time, and nobody shall jump the queue by it.
         let run_at = request.window_start.map_or(now, |start| start.max(now));
@@ -74,17 +83,19 @@ impl Protect {
         }
         let destination = self.destination_for(caller, request.destination).await?;
 
+        let begins = self.begins(caller);
         let mut unit = UnitOfWork::new();
         let mut tasks = Vec::new();
-        for vm in self.vms_of(caller.scope, &request.vms).await? {
+        for vm in self.vms_of(caller.scope, &vms).await? {
             if !vm.observed.present {
                 return Err(ProtectError::Conflict(format!(
                     "the virtual machine '{}' is no longer present on its platform",
                     vm.observed.name
                 )));
             }
-            let (point, copy) = self.new_point(now, &vm, &destination, request.backup_type, origin_of(caller));
+            let (point, copy) = self.new_point(begins, now, &vm, &destination, request.backup_type, origin_of(caller));
             let task = NewTask {
+                id: begins.id(TASK, vm.id),
                 priority: request.priority,
                 run_at,
                 start_by: Some(start_by),
@@ -94,11 +105,30 @@ impl Protect {
             tasks.push(task.id);
             unit = unit.create(&point).create(&copy).enqueue(task);
         }
-        self.storage.apply(now, caller.scope, unit).await?;
-        self.tasks_of(caller.scope, &tasks).await
+        match self.storage.apply(now, caller.scope, unit).await {
+            Ok(_) => self.tasks_of(caller.scope, &tasks).await,
+            // The request itself, carried out elsewhere at the same time, may have been faster.
+            Err(e @ StoreError::Conflict(_)) => self.exported_before(caller, &vms).await?.ok_or_else(|| e.into()),
+            Err(e) => Err(e.into()),
+        }
     }
 
-    /// The machines of these ids, in that order, each once.
+    /// The tasks of the same request, where it was carried out before.
+    async fn exported_before(&self, caller: &Caller, vms: &[VmId]) -> Result<Option<Vec<Task>>, ProtectError> {
+        let begins = self.begins(caller);
+        let (true, Some(first)) = (begins.may_repeat(), vms.first()) else { return Ok(None) };
+        let ids: Vec<TaskId> = vms.iter().map(|vm| begins.id(TASK, *vm)).collect();
+        let tasks = self.tasks_there(caller.scope, &ids).await?;
+        if !tasks.is_empty() {
+            return Ok(Some(tasks));
+        }
+        match self.storage.find::<RecoveryPoint>(caller.scope, begins.id(POINT, *first)).await? {
+            Some(_) => Err(tasks_removed()),
+            None => Ok(None),
+        }
+    }
+
+    /// The machines of these ids, in that order.
     async fn vms_of(&self, scope: Scope, ids: &[VmId]) -> Result<Vec<VirtualMachine>, ProtectError> {
         let mut found = BTreeMap::new();
         for some in ids.chunks(500) {
@@ -106,9 +136,7 @@ impl Protect {
                 found.insert(vm.id, vm.value);
             }
         }
-        let mut seen = BTreeSet::new();
-        let once = ids.iter().filter(|id| seen.insert(**id));
-        once.map(|id| found.remove(id).ok_or_else(|| ProtectError::not_found(Kind::Vm, id.uuid()))).collect()
+        ids.iter().map(|id| found.remove(id).ok_or_else(|| ProtectError::not_found(Kind::Vm, id.uuid()))).collect()
     }
 
     /// The destination that was named, else the default one.
@@ -130,13 +158,14 @@ impl Protect {
 
     fn new_point(
         &self,
+        begins: Begins<'_>,
         now: Timestamp,
         vm: &VirtualMachine,
         destination: &BackupDestination,
         backup_type: BackupType,
         origin: Origin,
     ) -> (RecoveryPoint, BackupCopy) {
-        let id = RecoveryPointId::from_uuid(self.ids.uuid());
+        let id = begins.id(POINT, vm.id);
         let point = RecoveryPoint {
             id,
             name: point_name(vm, now),
@@ -148,7 +177,7 @@ impl Protect {
             status: BackupStatus::Queued,
             status_info: String::new(),
             backup_type,
-            chain: ChainId::from_uuid(self.ids.uuid()),
+            chain: begins.id("export.chain", vm.id),
             session: None,
             parent: None,
             snapshot_time: None,
@@ -167,7 +196,7 @@ impl Protect {
             last_verified: None,
         };
         let copy = BackupCopy {
-            id: BackupCopyId::from_uuid(self.ids.uuid()),
+            id: begins.id("export.copy", vm.id),
             point: id,
             vm: vm.id,
             tenant: vm.settings.tenant,
@@ -219,14 +248,13 @@ impl Protect {
 
     /// The tasks of these ids, in that order.
     pub(crate) async fn tasks_of(&self, scope: Scope, ids: &[TaskId]) -> Result<Vec<Task>, ProtectError> {
-        let mut found = BTreeMap::new();
-        for some in ids.chunks(500) {
-            let filter = Filter::any("id", some.iter().map(|id| id.uuid()));
-            let page = self.storage.query(scope, &TaskQuery { filter, ..TaskQuery::default() }).await?;
-            found.extend(page.tasks.into_iter().map(|t| (t.new.id, t)));
+        let found = self.tasks_there(scope, ids).await?;
+        if found.len() == ids.len() {
+            return Ok(found);
         }
-        let missing = |id: &TaskId| ProtectError::NotFound { kind: "task", id: id.uuid() };
-        ids.iter().map(|id| found.remove(id).ok_or_else(|| missing(id))).collect()
+        let there: BTreeSet<TaskId> = found.iter().map(|t| t.new.id).collect();
+        let gone = ids.iter().copied().find(|id| !there.contains(id));
+        Err(ProtectError::NotFound { kind: "task", id: gone.map(TaskId::uuid).unwrap_or_default() })
     }
 
     /// Fails unless the point is there for the caller.
@@ -236,6 +264,12 @@ impl Protect {
             None => Err(ProtectError::not_found(Kind::Point, id.uuid())),
         }
     }
+}
+
+/// The ids, each once, in the order of their first mention.
+fn once(ids: &[VmId]) -> Vec<VmId> {
+    let mut seen = BTreeSet::new();
+    ids.iter().copied().filter(|id| seen.insert(*id)).collect()
 }
 
 /// `web01 - 2026-11-21 01:00:04`: clients show what follows the last ` - ` as the time.

@@ -11,6 +11,7 @@ mod export;
 mod export_task;
 mod handlers;
 mod points;
+mod repeat;
 mod repositories;
 mod restore;
 mod restore_task;

@@ -1,14 +1,19 @@
 //! The request for a restore: one chain, RESTORE → IMPORT.
 
 use crate::error::ProtectError;
+use crate::repeat::tasks_removed;
 use crate::service::{EXPORT_WINDOW, Protect, origin_of};
 use portolan_model::backup::{BackupStatus, CopyStatus, RestoreType};
 use portolan_model::describe::Describe;
 use portolan_model::query::Filter;
 use portolan_model::*;
-use portolan_storage::{Query, StorageExt, UnitOfWork};
+use portolan_storage::{Query, StorageExt, StoreError, UnitOfWork};
 use portolan_tasks::{NewTask, Task, TaskLinks};
 use serde::{Deserialize, Serialize};
+
+/// What the task and the job of a restore are in their request.
+const TASK: &str = "restore.task";
+const JOB: &str = "restore.job";
 
 /// A recovery point to make a machine from.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,11 +86,15 @@ pub(crate) struct RestorePayload {
 }
 
 impl Protect {
-    /// Asks for a restore. The job is there at once; answers its RESTORE task.
+    /// Asks for a restore. The job is there at once; answers its RESTORE task. A request that its sender named is
+    /// carried out once: a repetition answers the job that is there.
     pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<(Task, RestoreJob), ProtectError> {
         caller.require(Privilege::Restore)?;
         if !(0..=100).contains(&request.priority) {
             return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
+        }
+        if let Some(found) = self.restored_before(caller, request.point).await? {
+            return Ok(found);
         }
         let point = self.point_row(caller.scope, request.point).await?;
         if !point.status.is_restorable() {
@@ -123,15 +132,16 @@ impl Protect {
         let disks = self.restore_disks(&point, &platform, &request).await?;
 
         let now = self.clock.now();
+        let begins = self.begins(caller);
         let job = RestoreJob {
-            id: RestoreJobId::from_uuid(self.ids.uuid()),
+            id: begins.id(JOB, point.id),
             point: point.id,
             vm: point.vm,
             tenant: point.tenant,
             restore_type: RestoreType::RestoreAndImport,
             status: BackupStatus::Queued,
             status_info: String::new(),
-            chain: ChainId::from_uuid(self.ids.uuid()),
+            chain: begins.id("restore.chain", point.id),
             target_name: name.clone(),
             target_vm: None,
             created: now,
@@ -169,6 +179,7 @@ impl Protect {
         };
         let payload = serde_json::to_value(payload).unwrap_or_default();
         let task = NewTask {
+            id: begins.id(TASK, point.id),
             priority: request.priority,
             start_by: Some(now + EXPORT_WINDOW),
             payload: payload.clone(),
@@ -177,12 +188,36 @@ impl Protect {
             ..self.link(task_kind::RESTORE, job.chain, job.tenant, links)
         };
         let id = task.id;
-        self.storage.apply(now, caller.scope, UnitOfWork::new().create(&job).enqueue(task)).await?;
+        match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&job).enqueue(task)).await {
+            Ok(_) => {}
+            // The request itself, carried out elsewhere at the same time, may have been faster.
+            Err(e @ StoreError::Conflict(_)) => {
+                return self.restored_before(caller, point.id).await?.ok_or_else(|| e.into());
+            }
+            Err(e) => return Err(e.into()),
+        }
         let mut tasks = self.tasks_of(caller.scope, &[id]).await?;
         match tasks.pop() {
             Some(task) => Ok((task, job)),
             None => Err(ProtectError::NotFound { kind: "task", id: id.uuid() }),
         }
+    }
+
+    /// The task and the job of the same request, where it was carried out before.
+    async fn restored_before(
+        &self,
+        caller: &Caller,
+        point: RecoveryPointId,
+    ) -> Result<Option<(Task, RestoreJob)>, ProtectError> {
+        let begins = self.begins(caller);
+        if !begins.may_repeat() {
+            return Ok(None);
+        }
+        let Some(job) = self.storage.find::<RestoreJob>(caller.scope, begins.id(JOB, point)).await? else {
+            return Ok(None);
+        };
+        let task = self.tasks_there(caller.scope, &[begins.id(TASK, point)]).await?.pop();
+        Ok(Some((task.ok_or_else(tasks_removed)?, job.value)))
     }
 
     /// The disks to make, each on the datastore that the request names for it, else on the one it was on where the

@@ -38,7 +38,8 @@ impl Handler for VerifyHandler {
 }
 
 impl Protect {
-    /// Asks for a check of one recovery point at the destination that was named, or at any that holds a copy.
+    /// Asks for a check of one recovery point at the destination that was named, or at any that holds a copy. A
+    /// request that its sender named is carried out once: a repetition answers the task that is there.
     pub async fn verify(
         &self,
         caller: &Caller,
@@ -47,6 +48,13 @@ impl Protect {
         depth: VerifyDepth,
     ) -> Result<Task, ProtectError> {
         caller.require(Privilege::BackupWrite)?;
+        let begins = self.begins(caller);
+        let id = begins.id("verify.task", point);
+        if begins.may_repeat()
+            && let Some(task) = self.tasks_there(caller.scope, &[id]).await?.pop()
+        {
+            return Ok(task);
+        }
         let point = self.point_row(caller.scope, point).await?;
         if !point.status.is_restorable() {
             return Err(ProtectError::Conflict(format!(
@@ -65,9 +73,10 @@ impl Protect {
             ..TaskLinks::default()
         };
         let payload = VerifyPayload { point: point.id, destination: copy.destination, depth };
-        let chain = ChainId::from_uuid(self.ids.uuid());
+        let chain = begins.id("verify.chain", point.id);
         let link = self.link(task_kind::VERIFY, chain, point.tenant, links);
         let task = NewTask {
+            id,
             payload: serde_json::to_value(payload).unwrap_or_default(),
             unique_key: Some(format!("verify:{}:{}:{depth:?}", point.id, copy.destination)),
             // Reading a backup does not keep its machine from the next one.

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::config::settings::{Origin, Settings};
 use crate::error::Failure;
+use crate::listeners::self_signed_dir;
 use crate::output;
 use serde::Serialize;
 
@@ -51,10 +52,21 @@ fn worked_out(config: &Config, key: &str) -> Option<serde_json::Value> {
         "data_dir" => at("").map(|path| path.trim_end_matches('/').to_owned()),
         "database.url" => at("portolan.db").map(|path| format!("sqlite://{path}")),
         "keys.master_file" => at("keys/master.key"),
-        "listeners.vplus.cert" if config.vplus.certificate.is_none() => at("tls/tls.crt"),
-        "listeners.vplus.key" if config.vplus.certificate.is_none() => at("tls/tls.key"),
         "node.name" => portolan_http::tls::host_name(),
-        _ => None,
+        _ => certificate(config, key),
     };
     value.map(Into::into)
+}
+
+/// Where a listener's self-signed certificate lies, or its key.
+fn certificate(config: &Config, key: &str) -> Option<String> {
+    let (name, last) = key.strip_prefix("listeners.")?.split_once('.')?;
+    let file = match last {
+        "cert" => "tls.crt",
+        "key" => "tls.key",
+        _ => return None,
+    };
+    let (_, listening) = config.listeners().into_iter().find(|(listener, _)| *listener == name)?;
+    let own = listening.tls && listening.certificate.is_none();
+    own.then(|| self_signed_dir(&config.data_dir, name).join(file).display().to_string())
 }

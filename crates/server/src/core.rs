@@ -3,11 +3,15 @@
 use crate::config::{Config, Surroundings};
 use crate::data_dir::DataDir;
 use crate::error::{Failure, OrFail};
+use crate::factories::Factories;
 use portolan::Portolan;
-use portolan_access::{AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, credential_path, unlock};
+use portolan_access::{
+    AccessError, AccessOptions, KeyFile, Lifetime, SystemClock, SystemIds, Vault, credential_path, unlock,
+};
+use portolan_inventory::CloudRules;
 use portolan_model::{Clock, IdSource};
 use portolan_storage::{Storage, StoreError};
-use portolan_storage_sql::{DatabaseClock, SqlConfig, SqlStorage};
+use portolan_storage_sql::{DatabaseClock, Dialect, SqlConfig, SqlStorage};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +29,8 @@ pub struct Core {
     pub ids: Arc<dyn IdSource>,
     /// The use cases.
     pub portolan: Arc<Portolan>,
+    /// Every other key of the server comes out of it.
+    pub vault: Vault,
 }
 
 impl Core {
@@ -34,24 +40,33 @@ impl Core {
     /// # Errors
     /// Every one says what to do where that is known.
     pub async fn open(config: &Config, data: &DataDir, around: &Surroundings) -> Result<Self, Failure> {
-        let storage = SqlStorage::connect(sql_config(config, data)).await.map_err(|e| database(config, e))?;
+        let storage = SqlStorage::connect(sql_config(config, data.path())).await.map_err(|e| database(config, e))?;
         let clock = Arc::new(storage.clock().await.map_err(|e| database(config, e))?);
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds::new(clock.clone()));
-        let key = match &config.master_key_file {
-            Some(path) => KeyFile::new(path),
-            None => KeyFile::new(data.join("keys").join("master.key")),
-        };
-        let key =
-            key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL));
+        let key = key_file(config, data.path(), around);
         let vault = unlock(&*storage, &key, &*clock, &*ids).await.map_err(locked)?;
         let lifetime = Lifetime { idle: config.session_idle, absolute: Some(config.session_absolute) };
         let mut access = AccessOptions::default();
         access.sessions.lifetime = lifetime;
         access.logins.remember = config.remember_logins;
         let state: Arc<dyn Storage> = storage.clone();
-        let portolan = Portolan::builder(state, vault).clock(clock.clone()).ids(ids.clone()).access(access).build();
+        let clouds = CloudRules {
+            release_delay: config.release_delay,
+            // A file is held by one process.
+            alone: storage.dialect() == Dialect::Sqlite,
+            ..CloudRules::default()
+        };
+        let factories = Arc::new(Factories { storage: state.clone(), clock: clock.clone(), ids: ids.clone() });
+        let portolan = Portolan::builder(state, vault.clone())
+            .clock(clock.clone())
+            .ids(ids.clone())
+            .access(access)
+            .clouds(clouds)
+            .driver_factory(factories.clone())
+            .destination_factory(factories)
+            .build();
         let portolan = Arc::new(portolan.or_fail(|| "the server cannot be put together".into())?);
-        Ok(Self { storage, clock, ids, portolan })
+        Ok(Self { storage, clock, ids, portolan, vault })
     }
 }
 
@@ -61,7 +76,17 @@ pub fn system() -> (Arc<dyn Clock>, Arc<dyn IdSource>) {
     (clock.clone(), Arc::new(SystemIds::new(clock)))
 }
 
-fn sql_config(config: &Config, data: &DataDir) -> SqlConfig {
+/// Where the master key is looked for.
+pub(crate) fn key_file(config: &Config, data: &Path, around: &Surroundings) -> KeyFile {
+    let key = match &config.master_key_file {
+        Some(path) => KeyFile::new(path),
+        None => KeyFile::new(data.join("keys").join("master.key")),
+    };
+    key.or_credential_before(credential_path(around.get("CREDENTIALS_DIRECTORY").map(Path::new), CREDENTIAL))
+}
+
+/// Where the database is.
+pub(crate) fn sql_config(config: &Config, data: &Path) -> SqlConfig {
     let mut sql = match &config.database_url {
         Some(url) => SqlConfig::new(url.0.reveal()),
         None => SqlConfig::sqlite(&data.join("portolan.db")),
@@ -72,7 +97,8 @@ fn sql_config(config: &Config, data: &DataDir) -> SqlConfig {
     sql
 }
 
-fn database(config: &Config, error: StoreError) -> Failure {
+/// A database that cannot be used.
+pub(crate) fn database(config: &Config, error: StoreError) -> Failure {
     let place = match &config.database_url {
         Some(url) => format!("the database {url:?}"),
         None => "the database in the data directory".to_owned(),
@@ -91,7 +117,7 @@ fn database(config: &Config, error: StoreError) -> Failure {
 }
 
 /// A master key that is lost or another one.
-fn locked(error: AccessError) -> Failure {
+pub(crate) fn locked(error: AccessError) -> Failure {
     let hint = match &error {
         AccessError::KeyMissing { .. } => {
             "nothing was changed; every secret hangs on that key, also those that open the backup repositories \

@@ -12,6 +12,9 @@ pub const USAGE: u8 = 2;
 /// Exit code of a check that found damage, or of a comparison that found a difference.
 pub const DAMAGE: u8 = 3;
 
+/// Exit code of a command that needs a login, or one that may do more.
+pub const DENIED: u8 = 4;
+
 /// Why a command ended, for a person in front of a terminal. [`Failure::render`] is what they read.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -41,6 +44,11 @@ impl Failure {
     /// Damage or a difference was found.
     pub fn damage(message: impl Into<String>) -> Self {
         Self { code: DAMAGE, ..Self::new(message) }
+    }
+
+    /// Nobody is logged in, or not somebody who may.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self { code: DENIED, ..Self::new(message) }
     }
 
     /// The same with a cause.

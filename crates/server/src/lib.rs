@@ -6,31 +6,40 @@
 pub mod account;
 pub mod admin;
 pub mod allocator;
+pub mod ask;
 pub mod cert;
 pub mod cli;
+pub mod client;
 pub mod config;
 mod config_show;
 pub mod core;
 pub mod data_dir;
+pub mod declared;
 pub mod demo;
 pub mod destinations;
 pub mod error;
+pub mod factories;
 mod housekeeping;
 pub mod keyfile;
+mod listeners;
 mod logging;
 pub mod management;
 pub mod metrics;
 pub mod output;
+mod platforms;
+pub mod replays;
 pub mod repo;
 pub mod serve;
 pub mod server;
+pub mod state;
 
 use clap::CommandFactory;
-use cli::{AccountCommand, CertCommand, Cli, Command, ConfigArgs, ConfigCommand, Dialect};
+use cli::{AccountCommand, CertCommand, Cli, Command, ConfigArgs, ConfigCommand, Dialect, StateCommand};
 use config::settings::Settings;
 use config::{Config, ConfigError, Surroundings};
 use error::Failure;
 use std::future::Future;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,20 +74,37 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             let (config, settings) = configured(&config, &around)?;
             config_show::print(&config, &settings, json)
         }
-        Command::Openapi(args) => {
-            let Dialect::Vplus = args.dialect;
-            output::json(&portolan_api_vplus::document())
-        }
-        Command::Account(AccountCommand::Passwd { login, config }) => {
+        Command::Openapi(args) => output::json(&match args.dialect {
+            Dialect::Vplus => portolan_api_vplus::document(),
+            Dialect::Manage => portolan_api_manage::document(),
+            Dialect::Orchestrator => portolan_api_orchestrator::document(),
+        }),
+        // Whoever names a data directory means a server that does not run.
+        Command::Account { command: AccountCommand::Passwd { login, config }, .. } if config.is_given() => {
             let (config, _) = configured(&config, &around)?;
             logging::start("warn", false)?;
-            block_on(None, account::passwd(&config, &around, &login))
+            block_on(None, account::passwd(&config, &around, login.as_deref().unwrap_or("admin")))
+        }
+        Command::State(command) => {
+            logging::start("warn", false)?;
+            match command {
+                StateCommand::Export(args) => {
+                    let (config, _) = configured(&args.config, &around)?;
+                    block_on(None, state::export(&args, &config, &around))
+                }
+                StateCommand::Import(args) => {
+                    let (config, _) = configured(&args.config, &around)?;
+                    block_on(None, state::import(&args, &config))
+                }
+            }
         }
         Command::Cert(command) => {
             logging::start("warn", false)?;
             match command {
-                CertCommand::Show { config, json, pem } => cert::show(&configured(&config, &around)?.0, json, pem),
-                CertCommand::Renew { config } => cert::renew(&configured(&config, &around)?.0),
+                CertCommand::Show { config, listener, json, pem } => {
+                    cert::show(&configured(&config, &around)?.0, &listener, json, pem)
+                }
+                CertCommand::Renew { config, listener } => cert::renew(&configured(&config, &around)?.0, &listener),
             }
         }
         Command::Completions { shell } => {
@@ -87,14 +113,25 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             output::line(String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
-        Command::Man => {
-            let mut text = Vec::new();
-            let page = clap_mangen::Man::new(Cli::command()).render(&mut text);
-            page.map_err(|e| Failure::new("the manual page cannot be written").because(e))?;
-            output::line(String::from_utf8_lossy(&text).trim_end());
-            Ok(())
+        Command::Man { dir } => man(dir.as_deref()),
+        client => {
+            logging::start("warn", false)?;
+            block_on(None, client::run(client, &around))
         }
     }
+}
+
+/// Prints the manual page of the whole, or writes one for every command.
+fn man(dir: Option<&Path>) -> Result<(), Failure> {
+    let Some(dir) = dir else {
+        let mut text = Vec::new();
+        let page = clap_mangen::Man::new(Cli::command()).render(&mut text);
+        page.map_err(|e| Failure::new("the manual page cannot be written").because(e))?;
+        output::line(String::from_utf8_lossy(&text).trim_end());
+        return Ok(());
+    };
+    let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+    written.map_err(|e| Failure::new(format!("the manual pages cannot be written to {}", dir.display())).because(e))
 }
 
 fn configured(args: &ConfigArgs, around: &Surroundings) -> Result<(Config, Settings), Failure> {

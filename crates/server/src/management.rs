@@ -1,4 +1,4 @@
-//! The management listener: health, readiness, metrics, documents.
+//! The management listener: health, readiness, metrics, documents, and the API of operators.
 
 use crate::core::Core;
 use crate::metrics::{DestinationFigures, Metrics, PlatformFigures};
@@ -7,6 +7,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use portolan_api_manage::ManageOptions;
+use portolan_http::idempotency::Identify;
+use portolan_http::{Fault, FaultContext, Faults, Idempotency, PlainFaults};
 use portolan_model::{BackupDestination, Platform, Scope};
 use portolan_storage::{Query, StateStore, StorageExt, StoreError};
 use portolan_tasks::TaskStore;
@@ -61,13 +64,16 @@ pub struct Management {
 }
 
 impl Management {
-    /// `/healthz`, `/readyz`, `/metrics`, `/openapi/vplus.json`.
+    /// `/healthz`, `/readyz`, `/metrics`, `/openapi/vplus.json`, `/openapi/orchestrator.json`,
+    /// `/openapi/manage.json`.
     pub fn router(self) -> Router {
         Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/openapi/vplus.json", get(openapi_vplus))
+            .route("/openapi/orchestrator.json", get(openapi_orchestrator))
+            .route("/openapi/manage.json", get(openapi_manage))
             .with_state(self)
     }
 
@@ -111,6 +117,27 @@ impl Management {
     }
 }
 
+/// The authenticated API under `/manage/v1`, of the process of that name. `once` makes the part that carries a
+/// repeated request out once, for senders that the API knows.
+pub fn operators(core: &Core, node: &str, once: impl FnOnce(Arc<dyn Identify>) -> Idempotency) -> Router {
+    let options = ManageOptions {
+        version: env!("CARGO_PKG_VERSION").into(),
+        node: node.to_owned(),
+        started: core.portolan.now(),
+    };
+    let portolan = Arc::clone(&core.portolan);
+    let once = once(portolan_api_manage::senders(Arc::clone(&portolan), options.clone()));
+    once.wrap(portolan_api_manage::router(portolan, options))
+}
+
+/// What the transport answers on its own account: each path has its form.
+pub fn shape_fault(fault: Fault, at: &FaultContext) -> Response {
+    match at.path.starts_with("/manage/") {
+        true => portolan_api_manage::shape_fault(fault, at),
+        false => PlainFaults.shape(fault, at),
+    }
+}
+
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -140,7 +167,19 @@ async fn metrics(State(state): State<Management>) -> Response {
 }
 
 async fn openapi_vplus() -> Response {
-    match portolan_api_vplus::document().to_json() {
+    document(portolan_api_vplus::document().to_json())
+}
+
+async fn openapi_orchestrator() -> Response {
+    document(portolan_api_orchestrator::document().to_json())
+}
+
+async fn openapi_manage() -> Response {
+    document(portolan_api_manage::document().to_json())
+}
+
+fn document(text: serde_json::Result<String>) -> Response {
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -105,18 +105,19 @@ impl Signals {
     }
 }
 
-/// Loads the certificate anew; the one in use stays when that fails.
+/// Loads every certificate anew; one that cannot be loaded stays in use as it was.
 fn reload(server: &Server) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
-    match &server.tls {
-        Some(tls) => {
-            if let Err(error) = tls.reload() {
-                tracing::error!(error = %OneLine(&error), "the certificate could not be loaded, the old one stays");
-            }
+    if server.identities.is_empty() {
+        tracing::info!("there is no certificate to load");
+    }
+    for (listener, tls) in &server.identities {
+        if let Err(error) = tls.reload() {
+            let error = OneLine(&error);
+            tracing::error!(listener, %error, "the certificate could not be loaded, the old one stays");
         }
-        None => tracing::info!("there is no certificate to load"),
     }
     notify(&[NotifyState::Ready]);
 }
@@ -135,9 +136,12 @@ async fn announce(server: &Server) -> Result<(), Failure> {
     if let Some(url) = &server.vplus {
         output::line(format!("  vPlus API    {url}/api"));
     }
-    if let Some(tls) = &server.tls {
+    if let Some(url) = &server.orchestrator {
+        output::line(format!("  Orchestrator {url}/api/v1"));
+    }
+    for (listener, tls) in &server.identities {
         let info = tls.info();
-        output::line(format!("  certificate  {} (SHA-256 {})", info.cert.display(), info.fingerprint));
+        output::line(format!("  certificate  {} of {listener} (SHA-256 {})", info.cert.display(), info.fingerprint));
     }
     if let Some(url) = &server.management {
         output::line(format!("  management   {url}/healthz /readyz /metrics"));

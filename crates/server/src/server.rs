@@ -1,27 +1,30 @@
 //! A running server: listeners, engine, housekeeping.
 
 use crate::admin::{self, FirstPassword};
-use crate::config::{Config, PlatformConfig, Surroundings};
-use crate::core::{Core, system};
+use crate::config::{Config, Surroundings};
+use crate::core::Core;
 use crate::data_dir::DataDir;
+use crate::declared;
 use crate::destinations::{self, Opened};
-use crate::error::{Failure, OneLine, OrFail};
+use crate::error::{Failure, OneLine};
 use crate::housekeeping::Housekeeping;
-use crate::management::{Management, Readiness};
+use crate::listeners::{self, Identities, Listeners};
+use crate::management::{self, Management, Readiness};
 use crate::metrics::Metrics;
+use crate::platforms;
+use crate::replays;
 use axum::Router;
+use portolan_api_orchestrator::{HostCheck, OrchestratorOptions};
 use portolan_api_vplus::VplusOptions;
-use portolan_driver_images::ImagesHypervisor;
-use portolan_http::{BoundListener, Edge, HttpError, HttpMetrics, Limits, ListenerConfig, TlsIdentityHandle, bind};
-use portolan_inventory::NewPlatform;
-use portolan_model::{Caller, IdSource, Name, NodeId, PlatformId};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use portolan_http::idempotency::Identify;
+use portolan_http::{BoundListener, Edge, HttpMetrics, Idempotency, TlsIdentityHandle};
+use portolan_model::{Caller, NodeId, PlatformId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// How often running tasks show their progress and hear of a wish to cancel: what a person who waits finds prompt.
 const BEAT: Duration = Duration::from_secs(2);
@@ -45,10 +48,12 @@ pub struct Server {
     pub readiness: Arc<Readiness>,
     /// Where the vPlus API answers; nothing when it is off.
     pub vplus: Option<String>,
-    /// Where health and metrics answer; nothing when they are off.
+    /// Where the Orchestrator API answers; nothing when it is off.
+    pub orchestrator: Option<String>,
+    /// Where management, health and metrics answer; nothing when they are off.
     pub management: Option<String>,
-    /// The vPlus listener's certificate; nothing in plain HTTP.
-    pub tls: Option<TlsIdentityHandle>,
+    /// The certificates of the listeners that speak TLS.
+    pub identities: Identities,
     /// What became of the first account's password.
     pub first_password: FirstPassword,
     /// The destinations that are open.
@@ -60,28 +65,24 @@ pub struct Server {
     running: JoinSet<&'static str>,
 }
 
-/// The listeners of a configuration, bound.
-struct Listeners {
-    vplus: Option<BoundListener>,
-    management: Option<BoundListener>,
-    tls: Option<TlsIdentityHandle>,
-}
-
 impl Server {
     /// Starts a server. Addresses are tried before anything is made: a port in use costs nothing.
     ///
     /// # Errors
     /// Every one says what to do where that is known. Nothing goes on running after one.
     pub async fn start(config: &Config, around: &Surroundings, start: Start) -> Result<Self, Failure> {
-        let (data, ids, listeners) = take(config).await?;
+        let (data, ids, listeners) = listeners::take(config).await?;
         let core = Core::open(config, &data, around).await?;
         let node = data.node_id(&*ids)?;
-        let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
-        let mut platforms = Vec::new();
-        for platform in &config.platforms {
-            platforms.push(register_platform(&core, platform).await?);
+        declared::tenants(&core, config).await?;
+        if declared::has_administrator(config) {
+            declared::accounts(&core, config).await?;
         }
-        let plans = destinations::planned(config, &data);
+        let first_password = admin::ensure(&core, &data, start.admin_password.as_deref(), start.on_terminal).await?;
+        declared::accounts(&core, config).await?;
+        let platforms = platforms::register(&core, config).await?;
+        let mut plans = destinations::planned(config, &data);
+        destinations::heed_default(&core, config, &mut plans).await?;
         let mut opened = Vec::new();
         for plan in &plans {
             match destinations::open(&core, &data, plan).await {
@@ -97,12 +98,14 @@ impl Server {
         if let Some(plan) = plans.iter().find(|p| p.default) {
             destinations::settle_default(&core, &plan.name).await;
         }
+        platforms::open_registered(&core, config, &plans).await?;
         let readiness = Arc::new(Readiness::default());
         readiness.held.store(start.hold_ready, Ordering::SeqCst);
         let mut server = Self {
-            vplus: listeners.vplus.as_ref().map(BoundListener::url),
-            management: listeners.management.as_ref().map(BoundListener::url),
-            tls: listeners.tls.clone(),
+            vplus: listeners.url("vplus"),
+            orchestrator: listeners.url("orchestrator"),
+            management: listeners.url("management"),
+            identities: listeners.identities.clone(),
             built_in_default: plans.iter().any(|p| p.default && p.path == data.join("repository")),
             core,
             readiness,
@@ -117,7 +120,7 @@ impl Server {
         Ok(server)
     }
 
-    fn run(&mut self, config: &Config, listeners: Listeners, node: NodeId) -> Result<(), Failure> {
+    fn run(&mut self, config: &Config, mut listeners: Listeners, node: NodeId) -> Result<(), Failure> {
         let name = node_name(config);
         // Unique among all that share the database, also when two hosts have one name.
         let worker = format!("{name}/{node}");
@@ -148,21 +151,58 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
+        let at_work = TaskTracker::new();
+        let replays = replays::kept(self.core.portolan.access.replays.clone());
+        let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
+            Idempotency::new(dialect, Arc::clone(&replays), senders).tracked(at_work.clone())
+        };
         let mut serve = Vec::new();
-        if let Some(bound) = listeners.vplus {
-            let options = VplusOptions::new(listeners.tls.is_some(), &config.vplus.origins)
+        if let Some(bound) = listeners.remove("vplus") {
+            let options = VplusOptions::new(config.vplus.tls, &config.vplus_origins)
                 .map_err(|e| Failure::usage("listeners.vplus.origins cannot be used").because(e))?;
             let edge = edge("vplus").faults(portolan_api_vplus::shape_fault).cors(options.cors.clone());
-            serve.push((bound, edge.wrap(portolan_api_vplus::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let once = idempotency("vplus", portolan_api_vplus::senders(Arc::clone(&portolan), options.clone()));
+            serve.push((bound, edge.wrap(once.wrap(portolan_api_vplus::router(portolan, options)))));
         }
-        if let Some(bound) = listeners.management {
+        if let Some(bound) = listeners.remove("orchestrator") {
+            let options = orchestrator(config, &self.core, &bound);
+            let edge = options.edge(edge("orchestrator"));
+            let portolan = Arc::clone(&self.core.portolan);
+            let senders = portolan_api_orchestrator::senders(Arc::clone(&portolan), options.clone());
+            let once = idempotency("orchestrator", senders);
+            serve.push((bound, edge.wrap(portolan_api_orchestrator::router_once(portolan, options, once))));
+        }
+        if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
-            serve.push((bound, edge("management").wrap(shown.router())));
+            let edge = edge("management").faults(management::shape_fault);
+            serve.push((
+                bound,
+                edge.wrap(
+                    shown
+                        .router()
+                        .merge(management::operators(&self.core, &worker, |senders| idempotency("manage", senders))),
+                ),
+            ));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
         }
+        self.wait_for_work(at_work, config.shutdown_grace);
         Ok(())
+    }
+
+    /// Requests that go on though their clients have hung up have the grace, too.
+    fn wait_for_work(&mut self, at_work: TaskTracker, grace: Duration) {
+        let stop = self.stop.clone();
+        self.running.spawn(async move {
+            stop.cancelled().await;
+            at_work.close();
+            if tokio::time::timeout(grace, at_work.wait()).await.is_err() {
+                tracing::warn!(left = at_work.len(), "requests are cut off");
+            }
+            "the work on requests"
+        });
     }
 
     fn serve(&mut self, bound: BoundListener, router: Router, grace: Duration) {
@@ -183,6 +223,11 @@ impl Server {
             tracing::warn!(error = %OneLine(&error), "the platforms could not be asked for yet");
         }
         self.readiness.synced.store(true, Ordering::SeqCst);
+    }
+
+    /// The certificate of the listener of that name; nothing when it is off or speaks plain HTTP.
+    pub fn certificate(&self, listener: &str) -> Option<&TlsIdentityHandle> {
+        self.identities.iter().find(|(name, _)| *name == listener).map(|(_, tls)| tls)
     }
 
     /// The data directory.
@@ -209,80 +254,26 @@ impl Server {
     }
 }
 
-/// Takes addresses and data directory, in the order in which a failure leaves the least behind.
-async fn take(config: &Config) -> Result<(DataDir, Arc<dyn IdSource>, Listeners), Failure> {
-    let there = DataDir::take_existing(&config.data_dir)?;
-    if config.vplus.addresses.is_empty() && config.management.is_empty() {
-        return Err(Failure::usage("every listener is off: the server would answer nobody")
-            .hint("turn one on with listeners.vplus.enabled = true"));
+/// How the Orchestrator API is served.
+fn orchestrator(config: &Config, core: &Core, bound: &BoundListener) -> OrchestratorOptions {
+    let own = &config.orchestrator;
+    let hosts = HostCheck::new(&bound.local_addrs(), &own.hosts);
+    // Derived, so that every process that serves the dialect knows every other's sessions.
+    let cookie_key = core.vault.hash_key("orchestrator session cookie");
+    OrchestratorOptions {
+        default_cloud: Some(own.default_cloud.clone()),
+        open: own.open,
+        auth_required: own.auth,
+        within: own.wait,
+        release_delay: config.release_delay,
+        release_within: own.wait,
+        secure: config.orchestrator_listener.tls,
+        ..OrchestratorOptions::new(hosts, *cookie_key)
     }
-    // The certificate lies in the data directory: try the addresses without it first.
-    drop(listen(config, None).await?);
-    let data = match there {
-        Some(data) => data,
-        None => DataDir::take(&config.data_dir)?,
-    };
-    let (clock, ids) = system();
-    let tls = if !config.vplus.tls || config.vplus.addresses.is_empty() {
-        None
-    } else {
-        Some(match &config.vplus.certificate {
-            Some((cert, key)) => TlsIdentityHandle::from_files(cert, key, clock),
-            None => TlsIdentityHandle::self_signed(&data.join("tls"), &config.vplus.names, clock),
-        })
-    };
-    let tls =
-        tls.transpose().map_err(|e| Failure::new("the certificate of the vPlus listener cannot be used").because(e))?;
-    let listeners = listen(config, tls).await?;
-    Ok((data, ids, listeners))
-}
-
-async fn listen(config: &Config, tls: Option<TlsIdentityHandle>) -> Result<Listeners, Failure> {
-    let vplus = listener("vplus", &config.vplus.addresses, tls.clone()).await?;
-    let management = listener("management", &config.management, None).await?;
-    Ok(Listeners { vplus, management, tls })
-}
-
-async fn listener(
-    name: &str,
-    addresses: &[SocketAddr],
-    tls: Option<TlsIdentityHandle>,
-) -> Result<Option<BoundListener>, Failure> {
-    if addresses.is_empty() {
-        return Ok(None);
-    }
-    let config =
-        ListenerConfig { name: name.to_owned(), addresses: addresses.to_vec(), tls, limits: Limits::default() };
-    bind(&config).await.map(Some).map_err(|e| match e {
-        HttpError::Bind { address, reason, advice, source, .. } => {
-            let failure = Failure::new(format!("the listener '{name}' cannot listen on {address}: {reason}"));
-            let port = format!("{advice}; the key is listeners.{name}.addresses");
-            failure.because(source).hint(port)
-        }
-        other => Failure::new(format!("the listener '{name}' cannot be used")).because(other),
-    })
 }
 
 /// What this process calls itself.
 fn node_name(config: &Config) -> String {
     let name = config.node_name.clone().or_else(portolan_http::tls::host_name);
     name.unwrap_or_else(|| "portolan".into())
-}
-
-async fn register_platform(core: &Core, platform: &PlatformConfig) -> Result<PlatformId, Failure> {
-    if !platform.root.is_dir() {
-        tracing::warn!(
-            platform = %platform.name,
-            root = %platform.root.display(),
-            "the platform's directory is missing; it is looked for at every listing"
-        );
-    }
-    let what = || format!("the platform '{}' cannot be registered", platform.name);
-    let name = Name::new(&platform.name).or_fail(what)?;
-    let root: PathBuf = platform.root.clone();
-    let url = root.display().to_string();
-    let driver = Arc::new(ImagesHypervisor::new(root, core.ids.clone()));
-    let new = NewPlatform { name, driver: platform.driver.clone(), url, settings: Default::default(), declared: true };
-    let registered = core.portolan.inventory.register_platform(&Caller::system(), new, driver).await;
-    Ok(registered.or_fail(what)?.id)
 }

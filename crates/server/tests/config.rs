@@ -1,8 +1,11 @@
 //! The layers of the configuration: which one wins, what is refused, and how that is said.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+use portolan_model::Role;
 use portolan_server::config::settings::Settings;
-use portolan_server::config::{Config, ConfigError, Overrides, Surroundings, load};
+use portolan_server::config::{
+    BUILT_IN_CLOUD, CloudConfig, Config, ConfigError, FirstSecret, Overrides, Surroundings, load,
+};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +36,7 @@ fn defaults_serve_without_any_configuration() {
     let (config, settings) = load(&around(&[]), &Overrides::default()).unwrap();
     assert_eq!(config.data_dir, Path::new("/nonexistent/home/.local/share/portolan"));
     assert_eq!(config.vplus.addresses, ["127.0.0.1:8181".parse().unwrap()]);
-    assert_eq!(config.management, ["127.0.0.1:9180".parse().unwrap()]);
+    assert_eq!(config.management.addresses, ["127.0.0.1:9180".parse().unwrap()]);
     assert!(config.vplus.tls && config.platforms.is_empty() && config.destinations.is_empty());
     assert_eq!(config.sync_interval, Some(Duration::from_secs(900)));
     assert!(settings.all().iter().all(|(_, entry)| entry.origin.word() == "default"));
@@ -162,4 +165,67 @@ fn a_users_file_is_found_without_being_named() {
     std::fs::write(directory.join("portolan.toml"), "[node]\nname = \"quay\"\n").unwrap();
     let env = around(&[("XDG_CONFIG_HOME", home.path().to_str().unwrap())]);
     assert_eq!(load(&env, &Overrides::default()).unwrap().0.node_name.as_deref(), Some("quay"));
+}
+
+#[test]
+fn tenants_and_accounts_are_declared_without_a_plain_password() {
+    let hash = "$argon2id$v=19$m=64,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let text = format!(
+        "[tenant.acme]\nexternal_id = \"7f3a\"\n[tenant.none]\nexternal_id = \"\"\n\
+         [account.root]\nrole = \"administrator\"\npassword_hash = \"{hash}\"\n\
+         [account.eve]\ntenant = \"acme\"\npassword_file = \"eve.txt\"\n"
+    );
+    let (dir, overrides) = with_file(&text);
+    let (config, settings) = load(&around(&[]), &overrides).unwrap();
+    let tenants: Vec<(&str, &str)> = config.tenants.iter().map(|t| (t.name.as_str(), t.external_id.as_str())).collect();
+    assert_eq!(tenants, [("acme", "7f3a"), ("none", "")]);
+    let [eve, root] = config.accounts.as_slice() else { panic!("{:?}", config.accounts) };
+    assert_eq!((eve.role, eve.tenant.as_deref()), (Role::Viewer, Some("acme")));
+    assert_eq!(eve.password, FirstSecret::File(dir.path().join("eve.txt")));
+    assert_eq!(root.role, Role::Administrator);
+    assert!(!format!("{config:?}").contains("argon2id"));
+    assert_eq!(settings.entry("account.root.password_hash").unwrap().shown().unwrap(), "***");
+
+    let refused = |text: &str| {
+        let (_dir, overrides) = with_file(text);
+        load(&around(&[]), &overrides).unwrap_err().to_string()
+    };
+    assert!(refused("[account.eve]\nrole = \"viewer\"\n").contains("'account.eve.password_file' is missing"));
+    assert!(refused("[account.eve]\npassword = \"hunter2\"\n").contains("unknown configuration key"));
+    assert!(refused("[account.eve]\nrole = \"god\"\npassword_file = \"x\"\n").contains("must be one of"));
+    assert!(refused("[account.eve]\npassword_file = \"x\"\npassword_hash = \"y\"\n").contains("one of them is enough"));
+    let empty = refused("\n[tenant.acme]\n");
+    assert!(empty.contains("'tenant.acme.external_id' is missing") && empty.contains("line 2"), "{empty}");
+}
+
+#[test]
+fn every_listener_has_addresses_tls_and_an_off_switch() {
+    let of = |pairs: &[(&str, &str)]| load(&around(&[]), &flags(pairs)).unwrap().0;
+    let config = of(&[]);
+    assert!(config.vplus.tls && !config.management.tls);
+    let config = of(&[
+        ("listeners.management.tls", "true"),
+        ("listeners.management.addresses", "127.0.0.1:1,[::1]:2"),
+        ("listeners.vplus.enabled", "false"),
+    ]);
+    assert!(config.vplus.addresses.is_empty());
+    assert!(config.management.tls && config.management.addresses.len() == 2);
+    let error = load(&around(&[]), &flags(&[("listeners.management.key", "/k")])).unwrap_err();
+    assert!(error.to_string().contains("listeners.management.cert"), "{error}");
+}
+
+#[test]
+fn there_is_a_dummy_cloud_unless_something_is_configured() {
+    let of = |pairs: &[(&str, &str)]| load(&around(&[]), &flags(pairs)).map(|(config, _)| config.clouds);
+    let names = |clouds: Vec<CloudConfig>| clouds.into_iter().map(|c| (c.name, c.nodes)).collect::<Vec<_>>();
+    assert_eq!(names(of(&[]).unwrap()), [(BUILT_IN_CLOUD.to_owned(), None)]);
+    let images = [("platform.lab.driver", "images"), ("platform.lab.root", "/x")];
+    assert_eq!(names(of(&images).unwrap()), []);
+    let dummy = [("cloud.lab.driver", "dummy"), ("cloud.lab.nodes", "7")];
+    assert_eq!(names(of(&dummy).unwrap()), [("lab".to_owned(), Some(7))]);
+    let error = of(&[images, dummy].concat()).unwrap_err().to_string();
+    assert!(error.contains("a platform has the same name"), "{error}");
+    let error = of(&[("cloud.lab.nodes", "7")]).unwrap_err().to_string();
+    assert!(error.contains("'cloud.lab.driver' is missing"), "{error}");
+    assert!(of(&[("cloud.lab.driver", "openstack")]).is_err());
 }

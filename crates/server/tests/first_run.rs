@@ -1,14 +1,17 @@
 //! The first start may be cut off at any line: the next one goes on from there, and nothing is lost.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use portolan_model::{Caller, Scope, Secret};
+use portolan_http::client::Trust;
+use portolan_model::{Caller, Role, Scope, Secret};
 use portolan_repository::{LocalObjects, Repository, RepositoryEnv, RepositoryKey};
 use portolan_server::admin::{self, FirstPassword};
-use portolan_server::config::{Config, DestinationConfig, Overrides, Surroundings, load};
+use portolan_server::config::{
+    AccountConfig, Config, DestinationConfig, FirstSecret, Overrides, Surroundings, TenantConfig, load,
+};
 use portolan_server::core::Core;
 use portolan_server::data_dir::DataDir;
 use portolan_server::server::{Server, Start};
-use portolan_server::{destinations, keyfile};
+use portolan_server::{declared, destinations, keyfile};
 use portolan_storage::{Setting, StorageExt, UnitOfWork};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +32,7 @@ fn config(data: &Path) -> Config {
     let keys = [
         ("data_dir", data.to_str().unwrap()),
         ("listeners.vplus.addresses", "127.0.0.1:0"),
+        ("listeners.orchestrator.addresses", "127.0.0.1:0"),
         ("listeners.management.addresses", "127.0.0.1:0"),
         ("server.shutdown_grace", "1s"),
     ];
@@ -234,7 +238,7 @@ async fn a_server_starts_stops_and_starts_again() {
     let error = Server::start(&config, &Surroundings::default(), Start::default()).await.err().unwrap();
     assert!(error.message.contains("in use by process"));
     let url = server.management.clone().unwrap();
-    let client = portolan_http::client::Client::new(&url, portolan_http::client::Trust::Plain).unwrap();
+    let client = portolan_http::client::Client::new(&url, Trust::Plain).unwrap();
     assert_eq!(client.get("/healthz").await.unwrap().status.as_u16(), 200);
     assert_eq!(client.get("/readyz").await.unwrap().text(), "ready\n");
     let metrics = client.get("/metrics").await.unwrap().text();
@@ -247,6 +251,10 @@ async fn a_server_starts_stops_and_starts_again() {
     ] {
         assert!(metrics.contains(name), "{name} in\n{metrics}");
     }
+    let clouds = portolan_http::client::Client::new(server.orchestrator.as_deref().unwrap(), Trust::Plain).unwrap();
+    let nodes = clouds.get("/api/v1/nodes").await.unwrap();
+    assert!(nodes.status.is_success() && nodes.text().contains("dummy-1"), "{}", nodes.text());
+    assert!(client.get("/openapi/orchestrator.json").await.unwrap().text().contains("/vm/start"));
     assert!(client.get("/openapi/vplus.json").await.unwrap().text().contains("/tasks/export"));
     server.stop().await;
 
@@ -286,4 +294,56 @@ async fn one_configured_destination_takes_the_default_from_the_built_in_one() {
     let all = core.portolan.protect.destinations(&Caller::system(), portolan_storage::Query::default()).await.unwrap();
     let defaults: Vec<&str> = all.items.iter().filter(|d| d.default).map(|d| d.name.as_str()).collect();
     assert_eq!(defaults, ["nas"]);
+}
+
+#[tokio::test]
+async fn declared_tenants_and_accounts_are_made_once_and_kept_in_step() {
+    let place = place();
+    let (_dir, core) = open(&place.data).await;
+    let file = place.data.join("eve.txt");
+    std::fs::write(&file, "a fine password\n# and a remark\n").unwrap();
+    let eve = |role: Role| AccountConfig {
+        login: "eve".into(),
+        role,
+        tenant: Some("acme".into()),
+        password: FirstSecret::File(file.clone()),
+    };
+    let acme = |external: &str| TenantConfig { name: "acme".into(), external_id: external.into() };
+    let with = |external: &str, role: Role| Config {
+        tenants: vec![acme(external)],
+        accounts: vec![eve(role)],
+        ..config(&place.data)
+    };
+    let apply = async |config: &Config| {
+        declared::tenants(&core, config).await?;
+        declared::accounts(&core, config).await
+    };
+    // The tenant must be declared, or be there.
+    let orphan = Config { tenants: Vec::new(), ..with("x", Role::Viewer) };
+    let error = apply(&orphan).await.unwrap_err();
+    assert!(error.render().contains("there is no tenant 'acme'"), "{}", error.render());
+
+    apply(&with("one", Role::Viewer)).await.unwrap();
+    let system = Caller::system();
+    let access = &core.portolan.access;
+    let tenant = access.tenants.by_external_id(&system, "one").await.unwrap();
+    let caller = access.logins.authenticate("eve", &Secret::new("a fine password"), None).await.unwrap();
+    assert_eq!((caller.role, caller.scope), (Role::Viewer, Scope::Tenant(tenant.id)));
+
+    // Her password is hers from then on: the file is not looked at again.
+    std::fs::remove_file(&file).unwrap();
+    apply(&with("two", Role::Operator)).await.unwrap();
+    assert_eq!(access.accounts.by_login(&system, "eve").await.unwrap().role, Role::Operator);
+    assert_eq!(access.tenants.by_external_id(&system, "two").await.unwrap().id, tenant.id);
+
+    assert!(!declared::has_administrator(&with("two", Role::Administrator)), "bound to a tenant");
+    let boss = AccountConfig {
+        tenant: None,
+        login: "boss".into(),
+        password: FirstSecret::Hash(Secret::new("$2b$12$no")),
+        ..eve(Role::Administrator)
+    };
+    let with_boss = Config { accounts: vec![boss], ..with("two", Role::Operator) };
+    assert!(declared::has_administrator(&with_boss));
+    assert!(apply(&with_boss).await.unwrap_err().render().contains("Argon2id"));
 }

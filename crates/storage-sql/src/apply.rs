@@ -1,28 +1,33 @@
 //! Units of work.
 
 use crate::error::Fail;
+use crate::events;
 use crate::objects::{Objects, count, write};
-use crate::sql::{int, opt_id, text};
-use crate::store::{SqlStorage, transact};
-use crate::tasks::advance;
+use crate::store::{SqlStorage, end, transact};
 use crate::work::Work;
 use async_trait::async_trait;
 use portolan_model::{Scope, Timestamp};
-use portolan_storage::{Applied, NewEvent, Require, StateStore, StoreError, UnitOfWork};
+use portolan_storage::{Applied, Change, Require, StateStore, StoreError, UnitOfWork};
 use portolan_tasks::TaskError;
-use sea_orm::{DatabaseTransaction, Value};
+use sea_orm::DatabaseTransaction;
 use std::collections::{HashMap, HashSet};
 
 #[async_trait]
 impl StateStore for SqlStorage {
     async fn apply(&self, now: Timestamp, scope: Scope, unit: UnitOfWork) -> Result<Applied, StoreError> {
         self.see(now);
-        let outcome = transact!(self, |tx| { self.apply_in(&tx, now, scope, &unit).await });
+        let outcome = transact!(self, |tx| { self.apply_in(&tx, now, scope, &unit).await }, |tx, outcome| self
+            .end_noting(tx, outcome, &unit));
         let (applied, woken) = outcome.map_err(Fail::into_store)?;
         if woken {
             self.wake.notify_waiters();
         }
         Ok(applied)
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let outcome = transact!(self, |tx| { events::prune(&tx, self.dialect, before, limit).await });
+        outcome.map_err(Fail::into_store)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -31,6 +36,33 @@ impl StateStore for SqlStorage {
 }
 
 impl SqlStorage {
+    /// Ends the transaction of a unit, and notes what it changed: after the commit, when readers can see it, and before
+    /// it is acknowledged, as [`portolan_storage::ChangeLog`] asks.
+    async fn end_noting<T>(
+        &self,
+        tx: DatabaseTransaction,
+        outcome: Result<T, Fail>,
+        unit: &UnitOfWork,
+    ) -> Result<T, Fail> {
+        let touched: Vec<_> = unit.change.iter().map(Change::key).collect();
+        let value = match outcome {
+            Ok(value) if self.feed.is_own() && !touched.is_empty() => value,
+            outcome => return end(tx, outcome).await,
+        };
+        let feed = self.feed.clone();
+        // In a task of its own: whoever asked for the unit may stop waiting in the middle of the commit, and what was
+        // committed then must be noted all the same. One that failed may have been committed.
+        let committed = tokio::spawn(async move {
+            let committed = tx.commit().await;
+            feed.note(touched);
+            committed
+        });
+        match committed.await {
+            Ok(committed) => committed.map(|()| value).map_err(Fail::Db),
+            Err(stopped) => Err(StoreError::Unavailable(Box::new(stopped)).into()),
+        }
+    }
+
     /// Every unit locks in the same order: tasks, objects, then what they share (limits, counters, the outbox).
     async fn apply_in(
         &self,
@@ -78,34 +110,7 @@ impl SqlStorage {
             woken = work.flush().await?;
         }
         count(tx, self.dialect, out.counts).await?;
-        self.write_events(tx, now, &unit.events).await?;
+        events::write(tx, self.dialect, now, &unit.events).await?;
         Ok((applied, woken))
     }
-
-    /// The row of the series is held until the commit, so that the outbox has no gaps and fills in commit order.
-    async fn write_events(&self, tx: &DatabaseTransaction, now: Timestamp, events: &[NewEvent]) -> Result<(), Fail> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let n = i64::try_from(events.len()).unwrap_or(i64::MAX);
-        let last = advance(tx, self.dialect, "event", n).await?;
-        let rows = events.iter().zip(last - n + 1..).map(|(event, seq)| {
-            vec![
-                int(seq),
-                int(now.as_micros()),
-                text(&event.name),
-                opt_id(event.tenant),
-                Value::Uuid(event.subject),
-                text(&event.data.to_string()),
-                text(&cut(&event.actor)),
-            ]
-        });
-        let columns = ["seq", "at", "name", "tenant", "subject", "data", "actor"];
-        crate::sql::insert_all(tx, self.dialect, "event", &columns, rows.collect(), "").await
-    }
-}
-
-/// Logins are no longer than this; whatever else stands there must fit its column.
-fn cut(actor: &str) -> String {
-    actor.chars().take(255).collect()
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct SqlConfig {
     /// `sqlite:///path` (the rest of the text is the path as it is), `postgres://…`, `mysql://…` or `mariadb://…`.
+    /// A SQLite file is for one storage at a time: caches of objects rely on its seeing every write.
     pub url: String,
     /// How many connections at the most, for SQLite: to read with, beside the one that writes.
     pub max_connections: u32,

@@ -134,6 +134,17 @@ pub(crate) enum Unfit {
     /// A stored value is none that this version writes.
     #[error("a stored value is unreadable: {0}")]
     Value(String),
+    /// A dump cannot be taken in.
+    #[error("{0}")]
+    Dump(&'static str),
+    /// The schema is another version's.
+    #[error("the schema has version {found}, this program keeps version {known}")]
+    Schema {
+        /// What is there.
+        found: i64,
+        /// What this program keeps.
+        known: i64,
+    },
     /// Too many others were faster each time.
     #[error("the transaction lost every race")]
     Races,

@@ -11,13 +11,18 @@
 mod apply;
 mod clock;
 mod config;
+mod dump;
 mod error;
+mod events;
+mod feed;
 mod filter;
 mod migrate;
 mod objects;
 mod schema;
 mod sql;
 mod store;
+mod task_claim;
+mod task_end;
 mod task_query;
 mod task_rows;
 mod tasks;
@@ -27,6 +32,7 @@ mod work_out;
 
 pub use clock::DatabaseClock;
 pub use config::SqlConfig;
+pub use dump::DumpLine;
 pub use schema::{Migration, migrations};
 pub use sql::Dialect;
 pub use store::SqlStorage;

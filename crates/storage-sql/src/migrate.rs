@@ -84,6 +84,28 @@ async fn version(tx: &DatabaseTransaction, dialect: Dialect) -> Result<i64, Fail
     Ok(found.unwrap_or(0))
 }
 
+/// The version of the schema that is there; 0 for none. Makes nothing.
+pub(crate) async fn found(db: &DatabaseConnection, dialect: Dialect) -> Result<i64, Fail> {
+    let there = match dialect {
+        Dialect::Sqlite => "SELECT COUNT(*) FROM sqlite_master WHERE name = 'schema_migration'",
+        Dialect::Postgres => {
+            "SELECT COUNT(*) FROM information_schema.tables \
+             WHERE table_schema = current_schema() AND table_name = 'schema_migration'"
+        }
+        Dialect::MariaDb => {
+            "SELECT COUNT(*) FROM information_schema.tables \
+             WHERE table_schema = DATABASE() AND table_name = 'schema_migration'"
+        }
+    };
+    let row = Sql::new(dialect, there).one(db).await?;
+    if row.map(|r| Cells::of(&r).int()).transpose()?.unwrap_or(0) == 0 {
+        return Ok(0);
+    }
+    let row = Sql::new(dialect, "SELECT MAX(version) FROM schema_migration").one(db).await?;
+    let found: Option<i64> = row.map(|r| Cells::of(&r).take()).transpose()?.flatten();
+    Ok(found.unwrap_or(0))
+}
+
 async fn run(tx: &DatabaseTransaction, dialect: Dialect, step: Migration) -> Result<(), Fail> {
     tracing::info!(version = step.version, name = step.name, "migrating the database");
     if dialect == Dialect::MariaDb {

@@ -33,7 +33,9 @@ pub fn migrations(dialect: Dialect) -> Vec<Migration> {
         Dialect::Sqlite => "ALTER TABLE event ADD COLUMN actor {text}".to_owned(),
         _ => "ALTER TABLE event ADD COLUMN IF NOT EXISTS actor {text}".to_owned(),
     });
-    second.push("CREATE INDEX IF NOT EXISTS event_at ON event (at, seq)".to_owned());
+    for (name, column) in [("event_at", "at"), ("event_actor", "actor"), ("event_subject", "subject")] {
+        second.push(format!("CREATE INDEX IF NOT EXISTS {name} ON event ({column}, seq)"));
+    }
     let mut second: Vec<String> = second.iter().map(|s| spell(dialect, s)).collect();
     if dialect == Dialect::MariaDb {
         second = with_indexes(second);
@@ -201,7 +203,7 @@ const KINDS_2: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("driver_state", &[("platform", "id"), ("state_key", "text")]),
-    ("replay", &[("expires", "int")]),
+    ("replay", &[("expires", "int"), ("fingerprint", "text")]),
 ];
 
 /// Everything beside the objects. `task` holds only what has not ended; ends move to `task_history`. `claimable`

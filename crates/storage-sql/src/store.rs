@@ -2,6 +2,7 @@
 
 use crate::config::SqlConfig;
 use crate::error::{Class, Fail, Unfit, classify, classify_sqlx};
+use crate::feed::Feed;
 use crate::migrate::migrate;
 use crate::sql::{Cells, Dialect, Sql};
 use portolan_storage::StoreError;
@@ -28,6 +29,7 @@ pub struct SqlStorage {
     /// Reads; the same pool as `write` except on SQLite.
     pub(crate) read: DatabaseConnection,
     pub(crate) wake: Arc<Notify>,
+    pub(crate) feed: Arc<Feed>,
     /// The latest instant that an operation was told, in microseconds.
     pub(crate) seen: AtomicI64,
 }
@@ -39,10 +41,14 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Statements that each connection keeps prepared.
 const STATEMENTS: usize = 64;
 
-/// Runs a transaction, again where it lost a race: `transact!(store, |tx| body)` is the body's `Result<_, Fail>`.
-/// (A macro, since a closure's future cannot borrow the transaction and be `Send`.)
+/// Runs a transaction, again where it lost a race: `transact!(store, |tx| body)` is the body's `Result<_, Fail>`;
+/// `end`, where it is given, commits in its own way. (A macro, since a closure's future cannot borrow the transaction
+/// and be `Send`.)
 macro_rules! transact {
-    ($store:expr, |$tx:ident| $body:block) => {{
+    ($store:expr, |$tx:ident| $body:block) => {
+        $crate::store::transact!($store, |$tx| $body, $crate::store::end)
+    };
+    ($store:expr, |$tx:ident| $body:block, $end:expr) => {{
         let mut round = 0_u32;
         loop {
             let $tx = match $store.begin().await {
@@ -50,7 +56,7 @@ macro_rules! transact {
                 Err(e) => break Err(e),
             };
             let outcome: Result<_, $crate::error::Fail> = async { $body }.await;
-            match $crate::store::end($tx, outcome).await {
+            match $end($tx, outcome).await {
                 Err(e) if e.is_race() && round < $crate::store::RACES => {
                     round += 1;
                     $crate::store::pause(round).await;
@@ -69,20 +75,43 @@ impl SqlStorage {
     /// `Unavailable` when nobody answers, `TooNew` when a newer version has written the schema, `NoSpace`, and
     /// `Internal` for a URL or a server that Portolan cannot use.
     pub async fn connect(config: SqlConfig) -> Result<Arc<Self>, StoreError> {
+        Self::open(config).await?.migrated().await
+    }
+
+    async fn open(config: SqlConfig) -> Result<Self, StoreError> {
         let dialect = config.dialect()?;
         let (write, read) = match dialect {
             Dialect::Sqlite => sqlite(&config).await?,
             Dialect::Postgres => postgres(&config).await.map(|db| (db.clone(), db))?,
             Dialect::MariaDb => mariadb(&config).await.map(|db| (db.clone(), db))?,
         };
-        let storage = Self { dialect, write, read, wake: Arc::new(Notify::new()), seen: AtomicI64::new(i64::MIN) };
+        let (wake, feed) = (Arc::new(Notify::new()), Arc::new(Feed::new(dialect)));
+        let storage = Self { dialect, write, read, wake, feed, seen: AtomicI64::new(i64::MIN) };
         if dialect == Dialect::MariaDb {
             storage.check_server().await?;
         }
+        Ok(storage)
+    }
+
+    /// Connects beside a server that runs, and leaves the schema as it is: to read what is there.
+    ///
+    /// # Errors
+    /// As [`SqlStorage::connect`], and `Internal` where the schema is older or there is none.
+    pub async fn attach(config: SqlConfig) -> Result<Arc<Self>, StoreError> {
+        let storage = Self::open(config).await?;
+        let known = Self::schema_version();
+        match crate::migrate::found(&storage.write, storage.dialect).await.map_err(Fail::into_store)? {
+            found if found == known => Ok(Arc::new(storage)),
+            found if found > known => Err(StoreError::TooNew { found, known }),
+            found => Err(StoreError::internal(Unfit::Schema { found, known })),
+        }
+    }
+
+    async fn migrated(self) -> Result<Arc<Self>, StoreError> {
         let mut round = 0;
         loop {
-            match migrate(&storage.write, dialect).await {
-                Ok(()) => return Ok(Arc::new(storage)),
+            match migrate(&self.write, self.dialect).await {
+                Ok(()) => return Ok(Arc::new(self)),
                 Err(e) if e.is_race() && round < RACES => {
                     round += 1;
                     pause(round).await;

@@ -1,28 +1,25 @@
 //! The store of tasks.
 
 use crate::error::{Fail, Unfit};
-use crate::sql::{Cells, Dialect, Sql, fold, insert_all, int, text, update_all, uuid};
+use crate::sql::{Cells, Dialect, Sql, fold, insert_all, int, text, update_all};
 use crate::store::{SqlStorage, transact};
+use crate::task_claim::{candidates, claim};
+use crate::task_end::{ended, erase, prune, sees};
 use crate::task_rows as rows;
 use crate::work::{AT_ONCE, Work, uuids};
 use async_trait::async_trait;
 use portolan_model::task_state::TaskState;
 use portolan_model::{Scope, TaskId, Timestamp};
 use portolan_storage::StoreError;
-use portolan_tasks::rules::{self, Lapse};
+use portolan_tasks::rules::{self, Lapse, Retrial};
 use portolan_tasks::{
     BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, Finish, Held, Json, NewTask, NodeBeat,
-    SweepReport, Task, TaskError, TaskPage, TaskQuery, TaskStats, TaskStore,
+    RetryReply, SweepReport, Task, TaskError, TaskPage, TaskQuery, TaskStats, TaskStore,
 };
 use sea_orm::DatabaseTransaction;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::Notify;
-
-/// The most tasks of one claim: what one draw of the fence is good for.
-const MAX_CLAIM: i64 = 4096;
-/// How often a claim looks on when limits filled up within it.
-const CLAIM_ROUNDS: u32 = 16;
 
 #[async_trait]
 impl TaskStore for SqlStorage {
@@ -226,6 +223,54 @@ impl TaskStore for SqlStorage {
         self.ring(outcome)
     }
 
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.see(now);
+        let outcome = transact!(self, |tx| {
+            let mut work = Work::new(&tx, self.dialect, now);
+            work.load(vec![id]).await?;
+            let task = match work.live(id) {
+                Some(task) => task.clone(),
+                // An end stays as it is, so that nothing need hold it.
+                None => ended(&tx, self.dialect, id).await?.ok_or(TaskError::NotFound(id))?,
+            };
+            if !rules::visible(scope, &task.new) {
+                return Err(TaskError::NotFound(id).into());
+            }
+            let reply = match rules::retry(&task, now, new_id)? {
+                Retrial::Itself(reply, settlement) => {
+                    work.settle(settlement).await?;
+                    reply
+                }
+                Retrial::Copy(copy) => {
+                    work.prepare(vec![&copy]).await?;
+                    let answers = work.add(&[*copy], &mut HashMap::new()).await?;
+                    RetryReply::Copied(answers.first().map_or(new_id, |answer| answer.id))
+                }
+            };
+            Ok((reply, work.flush().await?))
+        });
+        self.ring(outcome)
+    }
+
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.see(now);
+        let outcome = transact!(self, |tx| {
+            let mut work = Work::new(&tx, self.dialect, now);
+            work.load(vec![id]).await?;
+            let settlement = match (work.live(id), work.ended(id)) {
+                (Some(task), _) if rules::visible(scope, &task.new) => rules::abandon(task, now, reason)?,
+                (None, Some((_, tenant))) if sees(scope, tenant) => {
+                    let task = ended(&tx, self.dialect, id).await?.ok_or(TaskError::NotFound(id))?;
+                    rules::abandon(&task, now, reason)?
+                }
+                _ => return Err(TaskError::NotFound(id).into()),
+            };
+            work.settle(settlement).await?;
+            Ok(((), work.flush().await?))
+        });
+        self.ring(outcome)
+    }
+
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError> {
         let outcome = transact!(self, |tx| {
             let mut work = Work::new(&tx, self.dialect, Timestamp::MIN);
@@ -242,17 +287,7 @@ impl TaskStore for SqlStorage {
     }
 
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, TaskError> {
-        let outcome = transact!(self, |tx| {
-            let mut sql = self.sql("SELECT id FROM task_history WHERE finished < ");
-            sql.bind(before.as_micros()).push(" ORDER BY finished, id LIMIT ").bind(i64::from(limit));
-            sql.push(self.dialect.skip_locked());
-            let mut ids = Vec::new();
-            for row in sql.all(&tx).await? {
-                ids.push(TaskId::from_uuid(Cells::of(&row).uuid()?));
-            }
-            erase(&tx, self.dialect, &ids).await?;
-            Ok(ids.len() as u64)
-        });
+        let outcome = transact!(self, |tx| { prune(&tx, self.dialect, before, limit).await });
         outcome.map_err(Fail::into_task)
     }
 
@@ -309,130 +344,6 @@ impl SqlStorage {
     }
 }
 
-/// Whether the scope sees a task of this tenant.
-fn sees(scope: Scope, tenant: Option<portolan_model::TenantId>) -> bool {
-    match scope {
-        Scope::All => true,
-        Scope::Tenant(mine) => tenant == Some(mine),
-    }
-}
-
-/// Selects `columns` of the tasks that can be claimed, in rank order.
-fn candidates(dialect: Dialect, now: Timestamp, request: &ClaimRequest, columns: &str) -> Sql {
-    let now = now.as_micros();
-    let index = if dialect == Dialect::MariaDb {
-        // In index order only the rows that are returned are locked; a sort would lock all that match.
-        " FORCE INDEX (task_claim)"
-    } else {
-        ""
-    };
-    // Nothing that is due has a rank above the present, so that what is scheduled for later is not looked at. The sum
-    // keeps planners from looking for `run_at` in an index: only the claims' own has the order.
-    let mut sql =
-        Sql::new(dialect, &format!("SELECT {columns} FROM task t{index} WHERE claimable = 1 AND rank_key <= "));
-    sql.bind(now).push(" AND run_at + 0 <= ").bind(now);
-    sql.push(" AND (start_by IS NULL OR start_by >= ").bind(now);
-    sql.push(") AND (deadline IS NULL OR deadline >= ").bind(now).push(")");
-    sql.push(" AND kind IN ").list(&request.kinds.iter().map(|k| crate::sql::cut(k)).collect::<Vec<_>>());
-    sql.push(" AND (tagged = 0");
-    if !request.serves.is_empty() {
-        sql.push(" OR NOT EXISTS (SELECT 1 FROM task_tag g WHERE g.task = t.id AND g.tag NOT IN ");
-        sql.list(&request.serves.iter().map(|tag| fold(tag)).collect::<Vec<_>>()).push(")");
-    }
-    sql.push(
-        ") AND (limited = 0 OR NOT EXISTS (SELECT 1 FROM task_limit l LEFT JOIN lane n ON n.k = l.k \
-         WHERE l.task = t.id AND COALESCE(n.used, 0) >= l.most)) ORDER BY rank_key, id",
-    );
-    sql
-}
-
-async fn claim(
-    tx: &DatabaseTransaction,
-    dialect: Dialect,
-    now: Timestamp,
-    request: &ClaimRequest,
-) -> Result<Vec<Claimed>, Fail> {
-    let limit = i64::from(request.limit).min(MAX_CLAIM);
-    let mut claimed: Vec<Claimed> = Vec::new();
-    let mut fence = None;
-    for _ in 0..CLAIM_ROUNDS {
-        let left = limit - claimed.len() as i64;
-        let mut sql = candidates(dialect, now, request, rows::READ);
-        sql.push(" LIMIT ").bind(left);
-        sql.push(match dialect {
-            Dialect::Postgres => " FOR UPDATE OF t SKIP LOCKED",
-            _ => dialect.skip_locked(),
-        });
-        let mut found = Vec::new();
-        for row in sql.all(tx).await? {
-            found.push(rows::read(&row)?);
-        }
-        let all = found.len();
-        let picked = pick(tx, dialect, found).await?;
-        let passed_over = all - picked.len();
-        let mut work = Work::new(tx, dialect, now);
-        for task in picked {
-            let base = match fence {
-                Some(base) => base,
-                None => *fence.insert(draw_fence(tx, dialect).await?),
-            };
-            let fence = base * MAX_CLAIM + claimed.len() as i64;
-            let begun = rules::begin(&task, now, &request.worker, fence, request.lease);
-            work.know(task);
-            work.replace(begun.clone());
-            claimed.push(Claimed { task: begun, steps: Vec::new() });
-        }
-        work.flush().await?;
-        // Where limits filled up within this round others may be next in line, beyond those it looked at.
-        if passed_over == 0 || (all as i64) < left {
-            break;
-        }
-    }
-    read_steps(tx, dialect, &mut claimed).await?;
-    Ok(claimed)
-}
-
-/// Leaves those whose limits have places, their lanes locked.
-async fn pick(tx: &DatabaseTransaction, dialect: Dialect, found: Vec<Task>) -> Result<Vec<Task>, Fail> {
-    let keys: BTreeSet<String> = found.iter().flat_map(|t| rules::limits(&t.new)).map(|(key, _)| fold(&key)).collect();
-    let keys: Vec<String> = keys.into_iter().collect();
-    let mut used: HashMap<String, i64> = HashMap::new();
-    // A lane that is not there cannot be locked.
-    let empty = keys.iter().map(|key| vec![key.clone().into(), int(0)]).collect();
-    insert_all(tx, dialect, "lane", &["k", "used"], empty, &dialect.insert_ignore("k")).await?;
-    for keys in keys.chunks(AT_ONCE) {
-        let mut sql = Sql::new(dialect, "SELECT k, used FROM lane WHERE k IN ");
-        sql.list(keys).push(" ORDER BY k").push(dialect.for_update());
-        for row in sql.all(tx).await? {
-            let mut cells = Cells::of(&row);
-            used.insert(cells.text()?, cells.int()?);
-        }
-    }
-    let mut picked = Vec::with_capacity(found.len());
-    for task in found {
-        let limits = rules::limits(&task.new);
-        let places = |(key, max): &(String, i32)| used.get(&fold(key)).is_some_and(|used| *used < i64::from(*max));
-        if limits.iter().all(places) {
-            for (key, _) in limits {
-                *used.entry(fold(&key)).or_default() += 1;
-            }
-            picked.push(task);
-        }
-    }
-    Ok(picked)
-}
-
-/// A number larger than any that was drawn before.
-async fn draw_fence(tx: &DatabaseTransaction, dialect: Dialect) -> Result<i64, Fail> {
-    let sql = match dialect {
-        Dialect::Sqlite => return advance(tx, dialect, "fence", 1).await,
-        Dialect::Postgres => Sql::new(dialect, "SELECT nextval('task_fence')"),
-        Dialect::MariaDb => Sql::new(dialect, "SELECT NEXTVAL(task_fence)"),
-    };
-    let row = sql.one(tx).await?;
-    row.map(|r| Cells::of(&r).int()).transpose()?.ok_or_else(|| odd("no fence"))
-}
-
 /// Adds to a series and returns where it is then. Others wait for the commit.
 pub(crate) async fn advance(tx: &DatabaseTransaction, dialect: Dialect, name: &str, by: i64) -> Result<i64, Fail> {
     let tail = match dialect {
@@ -446,27 +357,8 @@ pub(crate) async fn advance(tx: &DatabaseTransaction, dialect: Dialect, name: &s
     row.map(|r| Cells::of(&r).int()).transpose()?.ok_or_else(|| odd("no series"))
 }
 
-fn odd(what: &str) -> Fail {
+pub(crate) fn odd(what: &str) -> Fail {
     StoreError::internal(Unfit::Value(what.to_owned())).into()
-}
-
-/// The outputs that earlier attempts recorded.
-async fn read_steps(tx: &DatabaseTransaction, dialect: Dialect, claimed: &mut [Claimed]) -> Result<(), Fail> {
-    // Begun tasks count this attempt too; one that was given back may have counted down again.
-    let again = claimed.iter().map(|c| c.task.new.id).collect::<Vec<_>>();
-    let mut steps: HashMap<uuid::Uuid, Vec<(String, Json)>> = HashMap::new();
-    for ids in again.chunks(AT_ONCE) {
-        let mut sql = Sql::new(dialect, "SELECT task, step, output FROM task_step WHERE task IN ");
-        sql.list(&uuids(ids)).push(" ORDER BY task, n");
-        for row in sql.all(tx).await? {
-            let mut cells = Cells::of(&row);
-            steps.entry(cells.uuid()?).or_default().push((cells.text()?, cells.json()?));
-        }
-    }
-    for claimed in claimed {
-        claimed.steps = steps.remove(&claimed.task.new.id.uuid()).unwrap_or_default();
-    }
-    Ok(())
 }
 
 /// Locks tasks whose time of one sort has come, earliest first. What a worker is ending just now is left to it.
@@ -482,16 +374,4 @@ async fn lapsed(
     sql.bind(now.as_micros()).push(&format!(" ORDER BY {column}, id LIMIT ")).bind(i64::from(limit));
     sql.push(dialect.skip_locked());
     sql.all(tx).await?.iter().map(rows::read).collect()
-}
-
-/// Removes ended tasks for good.
-async fn erase(tx: &DatabaseTransaction, dialect: Dialect, ids: &[TaskId]) -> Result<(), Fail> {
-    for ids in ids.chunks(AT_ONCE) {
-        for (table, column) in [("task_history", "id"), ("task_step", "task")] {
-            let mut sql = Sql::new(dialect, &format!("DELETE FROM {table} WHERE {column} IN "));
-            sql.list(&ids.iter().map(|id| uuid(id.uuid())).collect::<Vec<_>>());
-            sql.run(tx).await?;
-        }
-    }
-    Ok(())
 }

@@ -1,13 +1,14 @@
 //! Reads.
 
 use crate::error::{Fail, Unfit};
+use crate::events;
 use crate::filter::{condition, order, part};
 use crate::sql::{Cells, Sql, fold, int, opt_id, text, uuid};
 use crate::store::SqlStorage;
 use async_trait::async_trait;
 use portolan_model::query::{Direction, Filter};
-use portolan_model::{Scope, TenantId, Timestamp};
-use portolan_storage::{Event, EventSeq, Kind, RawQuery, Row, RowPage, StoreError, Views, index};
+use portolan_model::{Scope, TenantId};
+use portolan_storage::{Changes, Event, EventQuery, EventSeq, Kind, RawQuery, Row, RowPage, StoreError, Views, index};
 use sea_orm::QueryResult;
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -72,14 +73,15 @@ impl Views for SqlStorage {
     }
 
     async fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Result<Vec<Event>, StoreError> {
-        let mut sql = self.sql("SELECT seq, at, name, tenant, subject, data, actor FROM event WHERE seq > ");
-        sql.bind(after);
-        if let Scope::Tenant(tenant) = scope {
-            sql.push(" AND tenant = ").bind(uuid(tenant.uuid()));
-        }
-        sql.push(" ORDER BY seq LIMIT ").bind(i64::from(limit));
-        let rows = sql.all(&self.read).await.map_err(Fail::into_store)?;
-        rows.iter().map(event).collect::<Result<_, _>>().map_err(Fail::into_store)
+        events::after(&self.read, self.dialect, scope, after, limit).await.map_err(Fail::into_store)
+    }
+
+    async fn find_events(&self, scope: Scope, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        events::find(&self.read, self.dialect, scope, query).await.map_err(Fail::into_store)
+    }
+
+    fn changes(&self, kind: Kind, since: Option<u64>) -> Changes {
+        self.feed.changes(kind, since)
     }
 }
 
@@ -132,19 +134,6 @@ fn read(kind: Kind, row: &QueryResult) -> Result<Row, StoreError> {
     let (id, version, tenant, doc) = head().map_err(Fail::into_store)?;
     let doc = serde_json::from_str(&doc).map_err(|source| StoreError::Corrupt { kind, id, source })?;
     Ok(Row { kind, id, version, tenant, doc })
-}
-
-fn event(row: &QueryResult) -> Result<Event, Fail> {
-    let mut cells = Cells::of(row);
-    Ok(Event {
-        seq: cells.int()?,
-        at: Timestamp::from_micros(cells.int()?),
-        name: cells.text()?,
-        tenant: cells.take::<Option<Uuid>>()?.map(TenantId::from_uuid),
-        subject: cells.take()?,
-        data: cells.json()?,
-        actor: cells.take::<Option<String>>()?.unwrap_or_default(),
-    })
 }
 
 /// A row of the counters: what is missing counts as nothing.

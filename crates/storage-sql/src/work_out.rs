@@ -40,8 +40,9 @@ impl Out {
         let ended = after.state.is_terminal();
         if ended {
             self.history.push(rows::ended(after));
-        } else if rules::is_queued(after) && !before.is_some_and(rules::is_queued) {
-            self.woken |= after.new.run_at <= now;
+        } else {
+            let due = |task: &Task| rules::is_queued(task) && task.new.run_at <= now;
+            self.woken |= due(after) && !before.is_some_and(due);
         }
         match before {
             Some(before) => {

@@ -7,6 +7,9 @@ use portolan_storage_sql::{SqlConfig, SqlStorage};
 use portolan_testkit::db::{Database, Engine};
 use std::sync::Arc;
 
+#[path = "moves/mod.rs"]
+mod moves;
+
 async fn fresh() -> (Arc<SqlStorage>, Database) {
     let database = Database::fresh(Engine::MariaDb);
     (SqlStorage::connect(SqlConfig::new(&database.url)).await.unwrap(), database)
@@ -46,4 +49,25 @@ async fn random_work_agrees_with_memory() {
         let (storage, _database) = fresh().await;
         portolan_testkit::storage::agrees_with_model(storage, seed, 60).await;
     }
+}
+
+#[tokio::test]
+async fn state_moves_here_from_sqlite_and_back() {
+    let sqlite = Database::fresh(Engine::Sqlite);
+    let from = SqlStorage::connect(SqlConfig::new(&sqlite.url)).await.unwrap();
+    moves::fill(&from).await;
+    let (here, _here) = fresh().await;
+    moves::there(&from, &here).await;
+    let sqlite = Database::fresh(Engine::Sqlite);
+    let back = SqlStorage::connect(SqlConfig::new(&sqlite.url)).await.unwrap();
+    moves::there(&here, &back).await;
+}
+
+#[tokio::test]
+async fn a_dump_that_does_not_fit_changes_nothing() {
+    let sqlite = Database::fresh(Engine::Sqlite);
+    let from = SqlStorage::connect(SqlConfig::new(&sqlite.url)).await.unwrap();
+    moves::fill(&from).await;
+    let (here, _here) = fresh().await;
+    moves::refuses_what_does_not_fit(&from, &here).await;
 }

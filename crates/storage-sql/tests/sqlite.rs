@@ -7,6 +7,9 @@ use portolan_storage_sql::{SqlConfig, SqlStorage};
 use portolan_testkit::db::{Database, Engine};
 use std::sync::Arc;
 
+#[path = "moves/mod.rs"]
+mod moves;
+
 async fn fresh() -> (Arc<SqlStorage>, Database) {
     let database = Database::fresh(Engine::Sqlite);
     (SqlStorage::connect(SqlConfig::new(&database.url)).await.unwrap(), database)
@@ -46,4 +49,33 @@ async fn random_work_agrees_with_memory() {
         let (storage, _database) = fresh().await;
         portolan_testkit::storage::agrees_with_model(storage, seed, 60).await;
     }
+}
+
+#[tokio::test]
+async fn state_moves_to_another_file_and_only_into_an_empty_one() {
+    let (from, _from) = fresh().await;
+    moves::fill(&from).await;
+    let (to, _to) = fresh().await;
+    moves::there(&from, &to).await;
+    let again = moves::load(&to, &moves::lines(&from).await).await.unwrap_err();
+    assert!(moves::words(&again).contains("not empty"), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_dump_that_does_not_fit_changes_nothing() {
+    let (from, _from) = fresh().await;
+    moves::fill(&from).await;
+    let (to, _to) = fresh().await;
+    moves::refuses_what_does_not_fit(&from, &to).await;
+}
+
+#[tokio::test]
+async fn attaching_makes_nothing() {
+    let database = Database::fresh(Engine::Sqlite);
+    let none = SqlStorage::attach(SqlConfig::new(&database.url)).await.unwrap_err();
+    assert!(moves::words(&none).contains("version 0"), "{none:?}");
+    let storage = SqlStorage::connect(SqlConfig::new(&database.url)).await.unwrap();
+    moves::fill(&storage).await;
+    let beside = SqlStorage::attach(SqlConfig::new(&database.url)).await.unwrap();
+    assert_eq!(beside.dump_rows().await.unwrap(), moves::rows(&moves::lines(&storage).await).len() as u64);
 }

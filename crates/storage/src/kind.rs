@@ -108,7 +108,7 @@ kinds! {
     /// A document that a driver keeps.
     DriverState = "driver_state", true, ["platform": Id, "state_key": Text];
     /// The answer to a request that its sender may repeat.
-    Replay = "replay", true, ["expires": Int];
+    Replay = "replay", true, ["expires": Int, "fingerprint": Text];
 }
 
 impl Kind {

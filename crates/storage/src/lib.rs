@@ -4,8 +4,11 @@
 //! [`UnitOfWork`] with preconditions; it carries new tasks, ends of tasks and events along, so that an effect and
 //! the task that it belongs to can never come apart. Every read and every unit names its [`Scope`].
 
+mod cache;
+mod changes;
 pub mod check;
 mod error;
+pub mod event;
 mod ext;
 pub mod index;
 mod kind;
@@ -15,12 +18,15 @@ mod records;
 mod store;
 mod unit;
 
+pub use cache::{CachedList, KindCache};
+pub use changes::{ChangeLog, ChangedIds, Changes};
 pub use error::{Conflict, StoreError};
+pub use event::{Event, EventQuery, EventSeq};
 pub use ext::{ListOf, Query, StorageExt, Stored};
 pub use kind::{Field, FieldType, Kind};
 pub use memory::MemoryStorage;
 pub use record::{DriverDocument, Record, Replay, Secured, Setting};
-pub use store::{Applied, Event, EventSeq, RawQuery, Row, RowPage, StateStore, Storage, Views};
+pub use store::{Applied, RawQuery, Row, RowPage, StateStore, Storage, Views};
 pub use unit::{Change, NewEvent, Put, Require, UnitOfWork};
 
 pub use portolan_model::Scope;

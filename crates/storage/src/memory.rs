@@ -1,11 +1,14 @@
 //! The adapter that keeps everything in memory: for tests, for embedding, and the model of every other adapter.
 
+use crate::changes::{ChangeLog, Changes};
 use crate::check;
 use crate::error::StoreError;
+use crate::event::{Event, EventQuery, EventSeq};
 use crate::kind::Kind;
-use crate::store::{Applied, Event, EventSeq, RawQuery, Row, RowPage, StateStore, Views};
-use crate::unit::{NewEvent, Require, UnitOfWork};
+use crate::store::{Applied, RawQuery, Row, RowPage, StateStore, Views};
+use crate::unit::{Change, Require, UnitOfWork};
 use async_trait::async_trait;
+use events::EventLog;
 use objects::Objects;
 use portolan_model::query::Filter;
 use portolan_model::{Scope, TaskId, Timestamp};
@@ -14,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+mod events;
 mod objects;
 
 /// Storage in memory. Nothing survives the process.
@@ -30,8 +34,8 @@ pub struct MemoryStorage {
 struct State {
     objects: Objects,
     tasks: MemoryTasks,
-    /// The event of position n is at n - 1.
-    events: Vec<Event>,
+    events: EventLog,
+    changes: ChangeLog,
 }
 
 impl MemoryStorage {
@@ -68,7 +72,9 @@ impl State {
         // The last step that can fail is the first that writes.
         let tasks = self.tasks.apply_unit(now, unit.enqueue, unit.finish).map_err(check::task_error)?;
         self.objects.write(plan);
-        self.write_events(now, unit.events);
+        // Whoever can read this has asked for changes under the same lock, before or after all of it.
+        self.changes.note(unit.change.iter().map(Change::key));
+        self.events.add(now, unit.events);
         Ok(Applied { tasks })
     }
 
@@ -85,25 +91,16 @@ impl State {
             }
         }
     }
-
-    fn write_events(&mut self, at: Timestamp, events: Vec<NewEvent>) {
-        for NewEvent { name, tenant, subject, actor, data } in events {
-            let seq = EventSeq::try_from(self.events.len()).unwrap_or(EventSeq::MAX - 1) + 1;
-            self.events.push(Event { seq, at, name, tenant, subject, actor, data });
-        }
-    }
-
-    fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Vec<Event> {
-        let start = usize::try_from(after.max(0)).unwrap_or(usize::MAX);
-        let heard = self.events.iter().skip(start).filter(|event| check::hears(scope, event.tenant));
-        heard.take(usize::try_from(limit).unwrap_or(usize::MAX)).cloned().collect()
-    }
 }
 
 #[async_trait]
 impl StateStore for MemoryStorage {
     async fn apply(&self, now: Timestamp, scope: Scope, unit: UnitOfWork) -> Result<Applied, StoreError> {
         self.with(|state| state.apply(now, scope, unit))
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        Ok(self.lock().events.prune(before, limit))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -130,7 +127,15 @@ impl Views for MemoryStorage {
     }
 
     async fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Result<Vec<Event>, StoreError> {
-        Ok(self.lock().events(scope, after, limit))
+        Ok(self.lock().events.after(scope, after, limit))
+    }
+
+    async fn find_events(&self, scope: Scope, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        Ok(self.lock().events.find(scope, query))
+    }
+
+    fn changes(&self, kind: Kind, since: Option<u64>) -> Changes {
+        self.lock().changes.changes(kind, since)
     }
 }
 
@@ -166,6 +171,14 @@ impl TaskStore for MemoryStorage {
 
     async fn cancel(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<CancelReply, TaskError> {
         self.with(|s| s.tasks.cancel(now, scope, id, reason))
+    }
+
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.with(|s| s.tasks.retry(now, scope, id, new_id))
+    }
+
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.with(|s| s.tasks.abandon(now, scope, id, reason))
     }
 
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError> {

@@ -414,6 +414,6 @@ impl Record for Replay {
         self.id
     }
     fn fields(&self) -> Vec<Value> {
-        vec![self.expires.into()]
+        vec![self.expires.into(), self.fingerprint.as_str().into()]
     }
 }

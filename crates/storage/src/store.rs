@@ -1,6 +1,8 @@
 //! The ports that adapters implement.
 
+use crate::changes::Changes;
 use crate::error::StoreError;
+use crate::event::{Event, EventQuery, EventSeq};
 use crate::kind::Kind;
 use crate::unit::UnitOfWork;
 use async_trait::async_trait;
@@ -8,9 +10,6 @@ use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::{Scope, TenantId, Timestamp};
 use portolan_tasks::{Enqueued, TaskStore};
 use uuid::Uuid;
-
-/// The position of an event in the outbox. Rises without gaps in commit order.
-pub type EventSeq = i64;
 
 /// Writes.
 #[async_trait]
@@ -20,6 +19,10 @@ pub trait StateStore: Send + Sync {
     /// not be written from it (infrastructure, from a tenant's scope) is not found either. A `TaskHeld` that does
     /// not hold, or a stale finish, is `Conflict::TaskLost`.
     async fn apply(&self, now: Timestamp, scope: Scope, unit: UnitOfWork) -> Result<Applied, StoreError>;
+
+    /// Removes events that were written before `before`, up to `limit`, the oldest first; returns how many. Whoever
+    /// listens further behind than that has missed them.
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
     /// Whether the store answers: a cheap round trip, for `/readyz`.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -42,6 +45,18 @@ pub trait Views: Send + Sync {
 
     /// Events after a position, oldest first.
     async fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Result<Vec<Event>, StoreError>;
+
+    /// Events that fit, newest position first.
+    async fn find_events(&self, scope: Scope, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
+
+    /// What has changed of a kind since the revision `since`; `None` asks for a revision to begin with. Costs no trip
+    /// to a database. Who keeps what it has read asks first, then reads the objects that it is told, then keeps the
+    /// revision of the answer: it never misses what was applied before it asked ([`crate::ChangeLog`] says why).
+    /// [`crate::KindCache`] does this.
+    ///
+    /// The answer is `Unknown` where the store cannot tell: to the first question, after too many changes, and always
+    /// where other processes write too.
+    fn changes(&self, kind: Kind, since: Option<u64>) -> Changes;
 }
 
 /// Everything that Portolan keeps: what an adapter of storage is.
@@ -92,23 +107,4 @@ pub struct RowPage {
     pub rows: Vec<Row>,
     /// How many match in all, where asked for.
     pub total: Option<u64>,
-}
-
-/// An event of the outbox.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    /// Its position.
-    pub seq: EventSeq,
-    /// When it was written.
-    pub at: Timestamp,
-    /// What happened.
-    pub name: String,
-    /// The tenant that may hear of it.
-    pub tenant: Option<TenantId>,
-    /// The object that it is about.
-    pub subject: Option<Uuid>,
-    /// Who did it, by login; empty for Portolan itself.
-    pub actor: String,
-    /// Details.
-    pub data: serde_json::Value,
 }

@@ -46,6 +46,16 @@ pub enum Change {
     Delete(Kind, Uuid),
 }
 
+impl Change {
+    /// The object that it is about.
+    pub fn key(&self) -> (Kind, Uuid) {
+        match self {
+            Self::Put(put) => (put.kind, put.id),
+            Self::Delete(kind, id) => (*kind, *id),
+        }
+    }
+}
+
 /// An object, taken apart for the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Put {

@@ -22,10 +22,12 @@ use tokio_util::sync::CancellationToken;
 mod attempt;
 mod beats;
 mod claims;
+mod drain;
 mod ends;
 mod stats;
 
 use attempt::Attempt;
+pub use drain::DrainSwitch;
 use ends::End;
 pub use stats::{EngineStats, Histogram, KindStats, SECONDS_BUCKETS};
 
@@ -43,10 +45,10 @@ pub struct EngineBuilder {
     bell: Arc<EndBell>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Config {
     worker: String,
-    serves: Vec<String>,
+    serves: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     concurrency: usize,
     per_kind: HashMap<String, usize>,
     lease: Duration,
@@ -76,6 +78,7 @@ struct Inner {
     handlers: BTreeMap<&'static str, Arc<dyn Handler>>,
     bell: Arc<EndBell>,
     stats: Arc<EngineStats>,
+    drain: Arc<DrainSwitch>,
     jitter: AtomicU64,
     attempts: Mutex<HashMap<(portolan_model::TaskId, i64), Arc<Attempt>>>,
     /// Rung when a slot comes free.
@@ -90,7 +93,7 @@ impl Engine {
         EngineBuilder {
             config: Config {
                 worker: "worker".into(),
-                serves: Vec::new(),
+                serves: Arc::new(Vec::new),
                 concurrency: 8,
                 per_kind: HashMap::new(),
                 lease: Duration::from_secs(30),
@@ -111,6 +114,11 @@ impl Engine {
     /// What the engine has done so far.
     pub fn stats(&self) -> Arc<EngineStats> {
         self.inner.stats.clone()
+    }
+
+    /// What makes the engine drain, and tells whether it still runs anything.
+    pub fn drain_switch(&self) -> Arc<DrainSwitch> {
+        self.inner.drain.clone()
     }
 
     /// Enqueues a task and waits for its end, for `within` at the most; see [`RunThrough::run`].
@@ -217,8 +225,15 @@ impl EngineBuilder {
 
     /// The tags that this node serves. None if nothing is said.
     #[must_use]
-    pub fn serves<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
-        self.config.serves = tags.into_iter().map(Into::into).collect();
+    pub fn serves<T: Into<String>>(self, tags: impl IntoIterator<Item = T>) -> Self {
+        let tags: Vec<String> = tags.into_iter().map(Into::into).collect();
+        self.serves_live(Arc::new(move || tags.clone()))
+    }
+
+    /// The tags that this node serves, asked for anew at every claim and sign of life; must not block.
+    #[must_use]
+    pub fn serves_live(mut self, tags: Arc<dyn Fn() -> Vec<String> + Send + Sync>) -> Self {
+        self.config.serves = tags;
         self
     }
 
@@ -313,6 +328,7 @@ impl EngineBuilder {
                 clock: self.clock,
                 handlers: self.handlers,
                 bell: self.bell,
+                drain: Arc::default(),
                 jitter: AtomicU64::new(seed),
                 attempts: Mutex::default(),
                 freed: Notify::new(),

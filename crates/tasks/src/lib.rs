@@ -20,13 +20,13 @@ mod store;
 mod task;
 
 pub use context::{StopReason, TaskContext};
-pub use engine::{Engine, EngineBuilder, EngineStats, Histogram, KindStats, SECONDS_BUCKETS};
+pub use engine::{DrainSwitch, Engine, EngineBuilder, EngineStats, Histogram, KindStats, SECONDS_BUCKETS};
 pub use ext::{EndBell, Ran, RunThrough, TaskStoreExt};
 pub use handler::{Done, Handler, TaskFailure};
 pub use memory::{MemoryTaskStore, MemoryTasks};
 pub use store::{
-    Beat, BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, NodeBeat, SweepReport, TaskError,
-    TaskPage, TaskQuery, TaskStats, TaskStore,
+    Beat, BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, NodeBeat, RetryReply, SweepReport,
+    TaskError, TaskPage, TaskQuery, TaskStats, TaskStore,
 };
 pub use task::{
     Finish, Held, Json, Limit, NewTask, Outcome, PRIORITY_POINT_MICROS, Progress, TASK_FIELDS, Task, TaskLinks, rank,

@@ -4,8 +4,8 @@
 //! lock beside its objects. [`MemoryTaskStore`] is the store for those who need tasks alone.
 
 use crate::store::{
-    BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, NodeBeat, SweepReport, TaskError, TaskPage,
-    TaskQuery, TaskStats, TaskStore,
+    BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, NodeBeat, RetryReply, SweepReport, TaskError,
+    TaskPage, TaskQuery, TaskStats, TaskStore,
 };
 use crate::task::{Finish, Held, Json, NewTask};
 use async_trait::async_trait;
@@ -85,6 +85,14 @@ impl TaskStore for MemoryTaskStore {
 
     async fn cancel(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<CancelReply, TaskError> {
         self.with(|s| s.cancel(now, scope, id, reason))
+    }
+
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.with(|s| s.retry(now, scope, id, new_id))
+    }
+
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.with(|s| s.abandon(now, scope, id, reason))
     }
 
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError> {

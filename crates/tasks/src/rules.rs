@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
+mod operator;
 mod waits;
+pub use operator::{Retrial, abandon, retry};
 pub use waits::{WaitContext, wait_reason};
 
 /// How often an undo may be started beyond `max_attempts` before the task is stuck.
@@ -288,8 +290,12 @@ pub fn retry_copy(task: &Task, now: Timestamp) -> Option<NewTask> {
 /// the form of a version-7 uuid, `now` in front, so that it sorts by its age like any other, and 74 bits mixed from
 /// the old id and the number of retries it had left.
 pub fn retry_id(old: TaskId, retries: i32, now: Timestamp) -> TaskId {
+    derived_id(old, mix(u64::from(retries.unsigned_abs())), now)
+}
+
+fn derived_id(old: TaskId, salt: u64, now: Timestamp) -> TaskId {
     let (high, low) = old.uuid().as_u64_pair();
-    let a = mix(high ^ mix(low ^ mix(u64::from(retries.unsigned_abs()))));
+    let a = mix(high ^ mix(low ^ salt));
     let b = mix(a ^ low.rotate_left(32));
     let millis = u64::try_from(now.as_millis()).unwrap_or(0) & 0xffff_ffff_ffff;
     TaskId::from_uuid(Uuid::from_u64_pair((millis << 16) | 0x7000 | (a & 0xfff), (0b10 << 62) | (b >> 2)))
@@ -347,23 +353,20 @@ fn stuck(task: &Task, error: String) -> Settlement {
 /// Ends the task, and adds what must follow an end other than success.
 fn end(task: &Task, now: Timestamp, state: TaskState, error: String) -> Settlement {
     debug_assert!(task.state.can_become(state), "{} to {state}", task.state);
-    let mut s = Settlement::of(Task {
-        state,
-        error,
-        lease_until: None,
-        finished: Some(now),
-        wait_reason: None,
-        ..task.clone()
-    });
-    if state == TaskState::Succeeded {
-        return s;
+    let mut s = end_for_good(task, now, state, error);
+    if let Some(copy) = retry_copy(task, now).filter(|_| state == TaskState::Failed) {
+        s.successor = Some(copy.id);
+        s.enqueue = vec![copy];
     }
-    match retry_copy(task, now).filter(|_| state == TaskState::Failed) {
-        Some(copy) => {
-            s.successor = Some(copy.id);
-            s.enqueue.push(copy);
-        }
-        None => s.enqueue.extend(task.new.on_failure.as_deref().cloned()),
+    s
+}
+
+/// Ends the task; cleaning up follows every end other than success.
+fn end_for_good(task: &Task, now: Timestamp, state: TaskState, error: String) -> Settlement {
+    let ended = Task { state, error, lease_until: None, finished: Some(now), wait_reason: None, ..task.clone() };
+    let mut s = Settlement::of(ended);
+    if state != TaskState::Succeeded {
+        s.enqueue.extend(task.new.on_failure.as_deref().cloned());
     }
     s
 }

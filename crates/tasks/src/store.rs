@@ -80,10 +80,22 @@ pub trait TaskStore: Send + Sync {
     /// and one that undoes goes on. `NotFound` where the scope does not show it.
     async fn cancel(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<CancelReply, TaskError>;
 
+    /// Has a task that stopped tried again, at an operator's wish: [`crate::rules::retry`] says what that is for each
+    /// state. A task that ended other than by success is not touched: a copy of it is enqueued as `new_id`, as
+    /// [`TaskStore::enqueue`] would, so that the same call again gives the same answer. `Conflict` for a task that
+    /// goes on by itself and for one that succeeded, `NotFound` where the scope does not show it.
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError>;
+
+    /// Gives a stuck task up, at an operator's wish: it ends as failed, `reason` noted beside its error; no copy
+    /// follows, but `on_failure` does. Any other task is a `Conflict` (one that runs is cancelled, not abandoned);
+    /// `NotFound` where the scope does not show it.
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError>;
+
     /// Removes an ended task and its steps from history. One that has not ended is a conflict.
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError>;
 
-    /// Removes ended tasks that ended before `before`, up to `limit`, the oldest ends first; returns how many.
+    /// Removes ended tasks that ended before `before`, up to `limit`, the oldest ends first; returns how many. Also
+    /// lets go of what the store itself keeps for limits of which no place is taken.
     async fn prune(&self, before: Timestamp, limit: u32) -> Result<u64, TaskError>;
 
     /// Tasks that have ended and those that have not, in one list, each with its wait reason as of the latest
@@ -187,6 +199,17 @@ pub enum CancelReply {
     Requested,
     /// It had ended before.
     AlreadyEnded,
+}
+
+/// What a wish to try again did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReply {
+    /// It was stuck, and waits for a worker to undo it again.
+    Undoing,
+    /// It had ended: this is its copy, or the task that holds its unique key.
+    Copied(TaskId),
+    /// It waited for its next attempt, and is due now.
+    Hastened,
 }
 
 /// Which tasks.

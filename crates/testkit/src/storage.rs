@@ -7,6 +7,8 @@
 // A suite says what it expects by unwrapping; the lint is for code that runs in the server.
 #![allow(clippy::unwrap_used)]
 
+pub mod changes;
+pub mod events;
 pub mod faulty;
 pub mod given;
 pub mod lists;
@@ -56,6 +58,7 @@ macro_rules! storage_conformance {
             events_are_gapless_for_a_reader_beside_writers,
             one_of_many_ends_of_a_task_wins,
             one_of_many_enqueuers_adds,
+            one_of_many_takes_a_request_over,
         ]);
         $crate::storage_conformance!(@each $maker, scopes, [
             every_read_shows_what_the_scope_sees,
@@ -91,6 +94,17 @@ macro_rules! storage_conformance {
             outcomes_in_units,
             a_unit_rings_the_wakeup,
         ]);
+        $crate::storage_conformance!(@each $maker, events, [
+            events_are_found_by_what_they_say,
+            events_are_paged_backwards,
+            old_events_are_pruned,
+        ]);
+        $crate::storage_conformance!(@each $maker, changes, [
+            changes_tell_what_was_touched,
+            a_cache_follows_what_is_stored,
+            a_cache_keeps_to_its_filter,
+            a_cache_is_never_older_than_what_was_applied,
+        ]);
         $crate::storage_conformance!(@each $maker, model, [
             agrees_with_the_model_one,
             agrees_with_the_model_two,
@@ -114,6 +128,8 @@ mod tests {
     fn the_macro_names_every_function_once() {
         let suite = include_str!("storage.rs");
         let modules = [
+            include_str!("storage/changes.rs"),
+            include_str!("storage/events.rs"),
             include_str!("storage/lists.rs"),
             include_str!("storage/model.rs"),
             include_str!("storage/races.rs"),

@@ -24,6 +24,7 @@ pub mod ends;
 pub mod faulty;
 pub mod holds;
 pub mod model;
+pub mod operator;
 pub mod queries;
 pub mod races;
 pub mod sweeps;
@@ -117,6 +118,15 @@ macro_rules! task_store_conformance {
                 an_undo_is_tried_again_but_not_for_ever
                 undoing_a_cancelled_task_ends_as_cancelled
                 ends_that_do_not_fit_the_state_are_refused;
+            operator: a_stuck_task_is_undone_again
+                attempts_of_an_undo_begin_anew
+                a_copy_is_made_of_what_ended
+                a_copy_cleans_up_under_ids_of_its_own
+                a_copy_keeps_to_the_unique_key
+                a_waiting_retry_is_hastened
+                nothing_else_is_retried
+                operators_keep_to_their_scope
+                a_stuck_task_is_abandoned;
             queries: filters_find_what_they_say
                 lists_have_a_total_order
                 pages_and_counts_fit_together
@@ -132,7 +142,9 @@ macro_rules! task_store_conformance {
                 limits_are_exact_under_concurrent_claims
                 a_unique_key_is_won_once
                 one_of_two_finishers_wins
-                a_sweep_and_a_finish_exclude_each_other;
+                a_sweep_and_a_finish_exclude_each_other
+                one_of_many_retries_makes_the_copy
+                pruning_beside_claims_keeps_limits_exact;
             model: random_work_agrees_with_the_model;
         }
     };

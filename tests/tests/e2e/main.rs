@@ -3,13 +3,16 @@
 
 mod agree;
 mod backup;
+mod cli;
 mod damage;
 mod databases;
 mod full;
 mod images;
 mod kill;
+mod manage;
 mod openapi;
 mod start;
+mod state;
 mod stop;
 mod tenants;
 mod unreadable;

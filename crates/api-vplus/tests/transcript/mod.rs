@@ -3,15 +3,18 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+mod kept;
+
 use crate::world::{World, content, me};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt;
+use kept::Kept;
 use portolan::access::NewAccount;
 use portolan::model::{Role, TenantId};
-use portolan_api_vplus::{COOKIE, VplusOptions, router, shape_fault};
-use portolan_http::Edge;
+use portolan_api_vplus::{COOKIE, VplusOptions, router, senders, shape_fault};
+use portolan_http::{Edge, Idempotency};
 use portolan_testkit::clock::SeededIds;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -48,9 +51,21 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     pub(crate) fn with(world: &World) -> Self {
+        Self::over(world, false)
+    }
+
+    /// With a process that never gets to keep an answer.
+    pub(crate) fn dying_before_the_answer(world: &World) -> Self {
+        Self::over(world, true)
+    }
+
+    fn over(world: &World, dies: bool) -> Self {
         let options = VplusOptions::new(true, &["https://engine.example".to_owned()]).unwrap();
         let edge = Edge::new("vplus", Arc::new(SeededIds::new(3))).faults(shape_fault).cors(options.cors.clone());
-        let router = edge.wrap(router(Arc::clone(&world.portolan), options));
+        let kept = Kept { replays: world.portolan.access.replays.clone(), dies };
+        let senders = senders(Arc::clone(&world.portolan), options.clone());
+        let once = Idempotency::new("vplus", Arc::new(kept), senders);
+        let router = edge.wrap(once.wrap(router(Arc::clone(&world.portolan), options)));
         Self { router, cookie: None, written: String::new(), guids: BTreeMap::new(), origin: None }
     }
 
@@ -141,6 +156,11 @@ impl Conversation {
             request = request.header(header::ORIGIN, origin);
         }
         request
+    }
+
+    /// Sends a request beside others, and tells the status alone.
+    pub(crate) async fn plain(&self, request: Request<Body>) -> u16 {
+        self.router.clone().oneshot(request).await.unwrap().status().as_u16()
     }
 
     /// Sends anything, and checks what holds for every answer: errors are JSON with a message, nothing is `null`.

@@ -10,7 +10,7 @@ use portolan::model::query::Filter;
 use portolan::model::*;
 use portolan::protect::NewDestination;
 use portolan::repository::{MemoryObjects, Repository, RepositoryEnv, RepositoryKey};
-use portolan::storage::{MemoryStorage, Query};
+use portolan::storage::{MemoryStorage, Query, Storage};
 use portolan::tasks::{Task, TaskQuery};
 use portolan_testkit::clock::SeededIds;
 use portolan_testkit::fake_hypervisor::FakeHypervisor;
@@ -47,14 +47,14 @@ pub(crate) fn me() -> Caller {
 impl World {
     /// The platform `lab`, the default destination `vault`, and no engine yet.
     pub(crate) async fn new() -> Self {
+        Self::on(Arc::new(MemoryStorage::new())).await
+    }
+
+    pub(crate) async fn on(storage: Arc<dyn Storage>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
         let ids: Arc<dyn IdSource> = Arc::new(SeededIds::new(7));
         let vault = Vault::unchecked(MasterKey::generate(&*ids));
-        let portolan = Portolan::builder(Arc::new(MemoryStorage::new()), vault)
-            .clock(clock.clone())
-            .ids(ids.clone())
-            .build()
-            .unwrap();
+        let portolan = Portolan::builder(storage, vault).clock(clock.clone()).ids(ids.clone()).build().unwrap();
         let fake = FakeHypervisor::new();
         let lab = NewPlatform {
             name: Name::new("lab").unwrap(),
@@ -99,6 +99,12 @@ impl World {
             let ended = self.wait(task.new.chain).await;
             assert!(ended.iter().all(|t| t.state == TaskState::Succeeded), "{ended:?}");
         }
+    }
+
+    /// Syncs the platform without an engine.
+    pub(crate) async fn sync_by_hand(&self) {
+        let platforms = self.portolan.inventory.read::<Platform>(&me(), Query::default()).await.unwrap();
+        self.portolan.inventory.sync_platform(platforms.items[0].id, None).await.unwrap();
     }
 
     /// The machine of that name that is present.

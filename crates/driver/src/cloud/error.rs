@@ -110,6 +110,12 @@ impl CloudError {
     pub fn is_transient(&self) -> bool {
         self.kind.is_transient()
     }
+
+    /// Whether the provider may have done what it was asked all the same: the answer was lost or unreadable. Look
+    /// before you ask again.
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self.kind, CloudErrorKind::Unreachable | CloudErrorKind::Malformed)
+    }
 }
 
 impl fmt::Display for CloudError {

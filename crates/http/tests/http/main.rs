@@ -4,6 +4,7 @@
 
 mod client;
 mod edge;
+mod idempotency;
 mod limits;
 mod stop;
 mod support;

@@ -53,9 +53,23 @@ pub enum ConfigError {
         /// Why it is needed.
         reason: String,
     },
+    /// The library that joins the layers could not.
+    #[error("the layers of the configuration cannot be joined")]
+    Layers(#[source] config::ConfigError),
 }
 
 impl ConfigError {
+    /// The error of ours that a layer handed to the library, or the library's own.
+    pub(super) fn of_library(error: config::ConfigError) -> Self {
+        match error {
+            config::ConfigError::Foreign(ours) => match ours.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(other) => Self::Layers(config::ConfigError::Foreign(other)),
+            },
+            other => Self::Layers(other),
+        }
+    }
+
     /// What to do about it, where there is more to say than the error says.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -47,10 +47,15 @@ impl Surroundings {
         })
     }
 
+    /// The user's own configuration directory; nothing where there is no home.
+    pub fn config_dir(&self) -> Option<PathBuf> {
+        let own = self.path("XDG_CONFIG_HOME").or_else(|| self.path("HOME").map(|home| home.join(".config")));
+        own.map(|base| base.join("portolan"))
+    }
+
     /// Where a configuration file may be, the first that is there counts.
     pub fn config_files(&self) -> Vec<PathBuf> {
-        let own = self.path("XDG_CONFIG_HOME").or_else(|| self.path("HOME").map(|home| home.join(".config")));
-        let own = own.map(|base| base.join("portolan/portolan.toml"));
+        let own = self.config_dir().map(|base| base.join("portolan.toml"));
         own.into_iter().chain([PathBuf::from("/etc/portolan/portolan.toml")]).collect()
     }
 }

@@ -1,15 +1,12 @@
-//! Layers: defaults, a file, the environment, the command line. Each value knows where it came from.
+//! What all layers together say. Each value knows where it came from.
 
 use super::error::ConfigError;
 use super::keys::{self, KEYS, Key};
 use super::value::{Kind, Raw, Value, without_password};
+use config::{Source, ValueKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
-use toml::de::{DeTable, DeValue};
-
-/// What variables that set keys begin with.
-pub const PREFIX: &str = "PORTOLAN__";
+use std::path::PathBuf;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +30,19 @@ impl Origin {
             Self::Env(_) => "env",
             Self::Flag(_) => "flag",
         }
+    }
+
+    /// Reads what `Display` writes: the library that joins the layers carries a value's origin as a text.
+    fn read(text: &str) -> Option<Self> {
+        if text == "default" {
+            return Some(Self::Default);
+        }
+        if let Some(rest) = text.strip_prefix("file ") {
+            let (path, line) = rest.rsplit_once(", line ")?;
+            return Some(Self::File(path.into(), line.parse().ok()?));
+        }
+        let env = text.strip_prefix("environment variable ").map(|name| Self::Env(name.to_owned()));
+        env.or_else(|| text.strip_prefix("argument ").map(|flag| Self::Flag(flag.to_owned())))
     }
 }
 
@@ -63,6 +73,7 @@ impl Entry {
     pub fn shown(&self) -> Option<serde_json::Value> {
         match (&self.value, self.key.kind) {
             (Some(Value::Text(url)), Kind::SecretUrl) => Some(without_password(url).into()),
+            (Some(_), Kind::Secret) => Some("***".into()),
             (value, _) => value.as_ref().map(Value::to_json),
         }
     }
@@ -73,71 +84,34 @@ impl Entry {
 pub struct Settings(BTreeMap<String, (Value, Origin)>);
 
 impl Settings {
-    /// Takes a file's keys.
+    /// Joins layers, the lowest first.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`], [`ConfigError::Unknown`], [`ConfigError::Value`].
-    pub fn file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let table = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map(|span| format!("line {}: ", line_of(text, span.start))).unwrap_or_default();
-            ConfigError::Syntax { path: path.to_owned(), reason: format!("{line}{}", e.message()) }
-        })?;
-        self.table(path, text, "", table.get_ref())
+    /// What is wrong in the first layer in which something is wrong.
+    pub fn join(layers: Vec<Box<dyn Source + Send + Sync>>) -> Result<Self, ConfigError> {
+        let joined = config::Config::builder().add_source(layers).build().map_err(ConfigError::of_library)?;
+        let mut settings = Self::default();
+        settings.take("", joined.cache);
+        Ok(settings)
     }
 
-    fn table(&mut self, path: &Path, text: &str, prefix: &str, table: &DeTable<'_>) -> Result<(), ConfigError> {
-        for (name, value) in table {
-            let line = line_of(text, name.span().start);
-            let key = format!("{prefix}{}", name.get_ref());
-            match value.get_ref() {
-                DeValue::Table(inner) if keys::find(&key).is_none() => {
-                    let dotted = format!("{key}.");
-                    if !KEYS.iter().any(|known| begins(known.path, &key)) {
-                        return Err(unknown(key, Origin::File(path.to_owned(), line)));
-                    }
-                    self.table(path, text, &dotted, inner)?;
+    /// Takes what the library has joined: each leaf has its key's kind and remembers its layer.
+    fn take(&mut self, path: &str, value: config::Value) {
+        let origin = value.origin().and_then(Origin::read).unwrap_or(Origin::Default);
+        match value.kind {
+            ValueKind::Table(inner) => {
+                for (name, value) in inner {
+                    let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+                    self.take(&path, value);
                 }
-                value => self.put(key, raw_of(value), Origin::File(path.to_owned(), line))?,
+            }
+            leaf => {
+                let value = keys::find(path).and_then(|key| key.kind.check(&Raw::of_library(leaf)).ok());
+                if let Some(value) = value {
+                    self.0.insert(path.to_owned(), (value, origin));
+                }
             }
         }
-        Ok(())
-    }
-
-    /// Takes the keys of the environment: `PORTOLAN__SECTION__KEY`.
-    ///
-    /// # Errors
-    /// [`ConfigError::Unknown`], [`ConfigError::Value`].
-    pub fn env(&mut self, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-        for (name, value) in variables {
-            if let Some(rest) = name.strip_prefix(PREFIX) {
-                let key = rest.to_lowercase().split("__").collect::<Vec<_>>().join(".");
-                self.put(key, Raw::Loose(value.clone()), Origin::Env(name.clone()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a key from the command line.
-    ///
-    /// # Errors
-    /// [`ConfigError::Unknown`], [`ConfigError::Value`].
-    pub fn flag(&mut self, flag: &str, key: &str, value: &str) -> Result<(), ConfigError> {
-        self.put(key.to_owned(), Raw::Loose(value.to_owned()), Origin::Flag(flag.to_owned()))
-    }
-
-    fn put(&mut self, key: String, raw: Raw, origin: Origin) -> Result<(), ConfigError> {
-        let Some(known) = keys::find(&key) else { return Err(unknown(key, origin)) };
-        let mut value = known.kind.check(&raw).map_err(|reason| {
-            let value = if known.kind == Kind::SecretUrl { "***".into() } else { raw.to_string() };
-            ConfigError::Value { key: key.clone(), value, origin: origin.clone(), reason }
-        })?;
-        if let (Kind::Path, Value::Text(text), Origin::File(file, _)) = (known.kind, &value, &origin) {
-            // A file means the same from wherever the server is started.
-            let base = file.parent().unwrap_or(Path::new(""));
-            value = Value::Text(base.join(text).to_string_lossy().into_owned());
-        }
-        self.0.insert(key, (value, origin));
-        Ok(())
     }
 
     /// The names under `section`, such as those of all platforms.
@@ -177,38 +151,22 @@ impl Settings {
     }
 }
 
-/// Whether some key's path goes on after `section`.
-fn begins(pattern: &str, section: &str) -> bool {
-    let mut pattern = pattern.split('.');
-    let fits = section.split('.').all(|part| match pattern.next() {
-        Some("*") => keys::is_name(part),
-        other => other == Some(part),
-    });
-    fits && pattern.next().is_some()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn unknown(key: String, origin: Origin) -> ConfigError {
-    let near = keys::near(&key);
-    ConfigError::Unknown { key, origin, near }
-}
-
-fn raw_of(value: &DeValue<'_>) -> Raw {
-    match value {
-        DeValue::String(text) => Raw::Text(text.to_string()),
-        DeValue::Boolean(flag) => Raw::Flag(*flag),
-        DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) => Raw::Number(n),
-            Err(_) => Raw::Other("number beyond all bounds"),
-        },
-        DeValue::Array(items) => {
-            let texts: Option<Vec<String>> =
-                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
-            texts.map_or(Raw::Other("list of other things than texts"), Raw::List)
+    #[test]
+    fn origins_are_read_as_they_are_written() {
+        for origin in [
+            Origin::Default,
+            Origin::File("/etc/odd, line 7/portolan.toml".into(), 12),
+            Origin::Env("PORTOLAN__LOG__LEVEL".into()),
+            Origin::Flag("--set log.level".into()),
+        ] {
+            assert_eq!(Origin::read(&origin.to_string()), Some(origin));
         }
-        other => Raw::Other(other.type_str()),
+        for other in ["", "file /x", "file /x, line y", "the environment"] {
+            assert_eq!(Origin::read(other), None, "{other}");
+        }
     }
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }

@@ -41,8 +41,12 @@ pub enum Value {
 pub enum Kind {
     /// Any text.
     Text,
+    /// Any text, or none.
+    Note,
     /// A text that may hold a password between `:` and `@`.
     SecretUrl,
+    /// A text that nobody may see.
+    Secret,
     /// A path. In a file, a relative one starts at the file's directory.
     Path,
     /// `true` or `false`.
@@ -60,10 +64,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether a value is shown as stars, wholly or in part.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::SecretUrl)
+    }
+
     /// Checks a value, or says what it would have to be.
     pub fn check(self, raw: &Raw) -> Result<Value, String> {
         match self {
-            Self::Text | Self::SecretUrl | Self::Path => text(raw).map(|t| Value::Text(t.to_owned())),
+            Self::Note => match raw {
+                Raw::Loose(t) | Raw::Text(t) => Ok(Value::Text(t.clone())),
+                _ => Err("it must be a text in quotes".into()),
+            },
+            Self::Text | Self::Secret | Self::SecretUrl | Self::Path => text(raw).map(|t| Value::Text(t.to_owned())),
             Self::Flag => flag(raw).map(Value::Flag).ok_or_else(|| "it must be true or false".into()),
             Self::Number(least, most) => match number(raw) {
                 Some(n) if (least..=most).contains(&n) => Ok(Value::Number(n)),
@@ -166,7 +179,33 @@ impl fmt::Display for Raw {
     }
 }
 
+impl Raw {
+    /// What the library that joins the layers gives back of a value that was checked.
+    pub fn of_library(kind: config::ValueKind) -> Self {
+        use config::ValueKind;
+        match kind {
+            ValueKind::String(text) => Self::Text(text),
+            ValueKind::Boolean(flag) => Self::Flag(flag),
+            ValueKind::I64(n) => Self::Number(n),
+            ValueKind::Array(items) => Self::List(items.into_iter().map(|item| item.to_string()).collect()),
+            _ => Self::Other("value of another kind"),
+        }
+    }
+}
+
 impl Value {
+    /// For the library that joins the layers.
+    pub fn to_library(&self, origin: &str) -> config::Value {
+        let origin = &origin.to_owned();
+        match self {
+            Self::Text(text) => config::Value::new(Some(origin), text.as_str()),
+            Self::Flag(flag) => config::Value::new(Some(origin), *flag),
+            Self::Number(n) => config::Value::new(Some(origin), i64::try_from(*n).unwrap_or(i64::MAX)),
+            Self::Span(span) => config::Value::new(Some(origin), show_span(*span)),
+            Self::List(list) => config::Value::new(Some(origin), list.clone()),
+        }
+    }
+
     /// As it would stand in a file.
     pub fn to_json(&self) -> serde_json::Value {
         match self {

@@ -96,7 +96,7 @@ async fn walked(
     let file = password_file(place);
     crate::data_dir::write_private(&file, format!("{}\n", password.reveal()).as_bytes())
         .or_fail(|| format!("the password cannot be written to {}", file.display()))?;
-    let (Some(url), Some(tls)) = (&server.vplus, &server.tls) else {
+    let (Some(url), Some(tls)) = (&server.vplus, server.certificate("vplus")) else {
         return Err(Failure::new("the vPlus API is not served"));
     };
     let api = api::Api::login(url, tls.pem(), "admin", password).await?;
@@ -135,11 +135,13 @@ fn place(args: &DemoArgs) -> Result<Place, Failure> {
 /// Writes the server's configuration, so that it can be run again and changed.
 fn write_config(place: &Path) -> Result<PathBuf, Failure> {
     let vplus = ports::free(ports::VPLUS);
+    let orchestrator = ports::free(ports::ORCHESTRATOR);
     let management = ports::free(ports::MANAGEMENT);
     let text = format!(
         "# Made by `portolan demo`; run it again with `portolan serve --config` and this file.\n\
          data_dir = \"server\"\n\n\
          [listeners.vplus]\naddresses = [\"127.0.0.1:{vplus}\"]\n\n\
+         [listeners.orchestrator]\naddresses = [\"127.0.0.1:{orchestrator}\"]\n\n\
          [listeners.management]\naddresses = [\"127.0.0.1:{management}\"]\n\n\
          [platform.federation]\ndriver = \"images\"\nroot = \"vms\"\n\n\
          [destination.near]\npath = \"repositories/near\"\ndefault = true\n\n\
@@ -152,7 +154,7 @@ fn write_config(place: &Path) -> Result<PathBuf, Failure> {
 
 /// Where everything is, and what to try.
 fn invite(server: &Server, place: &Place) -> Result<(), Failure> {
-    let (Some(url), Some(tls)) = (&server.vplus, &server.tls) else { return Ok(()) };
+    let (Some(url), Some(tls)) = (&server.vplus, server.certificate("vplus")) else { return Ok(()) };
     let management = server.management.clone().unwrap_or_default();
     let cert = tls.info().cert;
     let password = password_file(place);
@@ -162,6 +164,9 @@ fn invite(server: &Server, place: &Place) -> Result<(), Failure> {
     output::line("");
     output::line(paint.bold("The server stays up for you. Ctrl-C ends it."));
     output::line(format!("  vPlus API   {url}/api"));
+    if let Some(url) = &server.orchestrator {
+        output::line(format!("  Orchestrator {url}/api/v1"));
+    }
     output::line(format!("  login       admin, password in {password}"));
     output::line(format!("  certificate {cert}"));
     output::line(format!("  management  {management}/readyz /metrics /openapi/vplus.json"));

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, TcpListener};
 
 /// The usual port of the vPlus API.
 pub const VPLUS: u16 = 8181;
+/// The usual port of the Orchestrator API.
+pub const ORCHESTRATOR: u16 = 5050;
 /// The usual port of health and metrics.
 pub const MANAGEMENT: u16 = 9180;
 

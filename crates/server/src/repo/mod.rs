@@ -150,7 +150,9 @@ async fn known(core: &Core, wanted: Option<&Path>) -> Result<(PathBuf, Repositor
         (None, all) => all.iter().find(|d| d.default),
     };
     let chosen = chosen.ok_or_else(|| Failure::new("which repository of that server?").hint(hint))?;
-    Ok((PathBuf::from(&chosen.url), destinations::load_key(core, chosen.id).await?))
+    let key = core.portolan.registry.repository_key(chosen.id).await;
+    let key = key.or_fail(|| "the repository's key cannot be had from the database".into())?;
+    Ok((PathBuf::from(&chosen.url), key))
 }
 
 /// Shows progress on a bar.

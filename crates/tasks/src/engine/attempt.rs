@@ -1,5 +1,6 @@
 //! One attempt at one task.
 
+use super::drain::Running;
 use super::ends::End;
 use super::stats::{KindStats, add};
 use super::{Inner, Run};
@@ -121,7 +122,13 @@ enum Ended {
 }
 
 /// Works at the task until its end is recorded, or until it is lost.
-pub(super) async fn run(run: Run, attempt: Arc<Attempt>, handler: Arc<dyn Handler>, claimed: Claimed) {
+pub(super) async fn run(
+    run: Run,
+    attempt: Arc<Attempt>,
+    handler: Arc<dyn Handler>,
+    claimed: Claimed,
+    _running: Running,
+) {
     let _listed = Listed(&run.inner, attempt.held);
     let task = &claimed.task;
     let span = tracing::info_span!(

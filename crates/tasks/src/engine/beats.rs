@@ -69,7 +69,7 @@ async fn beat_once(inner: &Inner) -> Result<(), TaskError> {
             }
         }
     }
-    let beat = NodeBeat { worker: config.worker.clone(), serves: config.serves.clone(), ttl: config.lease };
+    let beat = NodeBeat { worker: config.worker.clone(), serves: (config.serves)(), ttl: config.lease };
     careful(inner.store.node_beat(inner.clock.now(), beat)).await
 }
 

@@ -1,5 +1,6 @@
 //! Claims tasks for free slots.
 
+use super::drain::Running;
 use super::stats::add;
 use super::{Attempt, Inner, Run, attempt, careful, own_until};
 use crate::context::{StopReason, lock};
@@ -28,6 +29,12 @@ pub(super) async fn claim_tasks(run: &Run, attempts: &mut JoinSet<()>) {
     let mut failures = 0;
     let mut turn = 0_usize;
     while !run.shutdown.is_cancelled() {
+        if inner.drain.is_draining() {
+            tokio::select! {
+                () = run.shutdown.cancelled() => return,
+                () = inner.drain.open() => groups.iter_mut().for_each(|group| group.more = true),
+            }
+        }
         // Registered before looking, so that nothing rung in between is missed.
         let (mut rung, mut freed) = (std::pin::pin!(wakeup.notified()), std::pin::pin!(inner.freed.notified()));
         rung.as_mut().enable();
@@ -104,11 +111,12 @@ fn free_slots(inner: &Inner, group: &Group) -> usize {
 /// Claims for a group, and starts what it got; returns how many.
 async fn claim(run: &Run, group: &Group, free: usize, attempts: &mut JoinSet<()>) -> Result<usize, TaskError> {
     let inner = &run.inner;
+    let Some(_claiming) = inner.drain.claiming() else { return Ok(0) };
     let asked = Instant::now();
     let request = ClaimRequest {
         worker: inner.config.worker.clone(),
         kinds: group.kinds.clone(),
-        serves: inner.config.serves.clone(),
+        serves: (inner.config.serves)(),
         limit: u32::try_from(free).unwrap_or(u32::MAX),
         lease: inner.config.lease,
     };
@@ -133,5 +141,6 @@ fn start(run: &Run, claimed: Claimed, until: Instant, attempts: &mut JoinSet<()>
     if run.shutdown.is_cancelled() {
         attempt.stop(StopReason::Shutdown);
     }
-    attempts.spawn(attempt::run(run.clone(), attempt, handler.clone(), claimed));
+    let running = Running::new(&inner.drain);
+    attempts.spawn(attempt::run(run.clone(), attempt, handler.clone(), claimed, running));
 }

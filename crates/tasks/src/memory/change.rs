@@ -1,8 +1,10 @@
 //! The operations that change tasks.
 
 use super::index::MemoryTasks;
-use crate::rules::{self, Lapse};
-use crate::store::{BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, NodeBeat, SweepReport, TaskError};
+use crate::rules::{self, Lapse, Retrial};
+use crate::store::{
+    BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, NodeBeat, RetryReply, SweepReport, TaskError,
+};
 use crate::task::{Held, Json, Task};
 use portolan_model::{Scope, TaskId, Timestamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -135,6 +137,32 @@ impl MemoryTasks {
             self.settle(now, settlement);
         }
         Ok(reply)
+    }
+
+    /// See [`crate::TaskStore::retry`].
+    pub fn retry(&mut self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.see(now);
+        match rules::retry(self.visible(scope, id)?, now, new_id)? {
+            Retrial::Itself(reply, settlement) => {
+                self.settle(now, settlement);
+                Ok(reply)
+            }
+            Retrial::Copy(copy) => {
+                let (answer, settlement) = self.insert(now, *copy, &mut HashMap::new());
+                if let Some(settlement) = settlement {
+                    self.settle(now, settlement);
+                }
+                Ok(RetryReply::Copied(answer.id))
+            }
+        }
+    }
+
+    /// See [`crate::TaskStore::abandon`].
+    pub fn abandon(&mut self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.see(now);
+        let settlement = rules::abandon(self.visible(scope, id)?, now, reason)?;
+        self.settle(now, settlement);
+        Ok(())
     }
 
     /// See [`crate::TaskStore::forget`].

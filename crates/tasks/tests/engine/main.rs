@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod drain;
 mod faults;
 mod life;
 mod stops;

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use portolan_model::query::Filter;
 use portolan_model::{Scope, TaskId, Timestamp};
 use portolan_storage::{
-    Applied, Event, EventSeq, Kind, RawQuery, Row, RowPage, StateStore, Storage, StoreError, UnitOfWork, Views,
+    Applied, Changes, Event, EventQuery, EventSeq, Kind, RawQuery, Row, RowPage, StateStore, Storage, StoreError,
+    UnitOfWork, Views,
 };
 use portolan_tasks::*;
 use std::collections::BTreeMap;
@@ -82,6 +83,10 @@ impl StateStore for FaultyStorage {
         Err(StoreError::Unavailable("told to fail".into()))
     }
 
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        self.inner.prune_events(before, limit).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }
@@ -103,6 +108,12 @@ impl Views for FaultyStorage {
     }
     async fn events(&self, scope: Scope, after: EventSeq, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.inner.events(scope, after, limit).await
+    }
+    async fn find_events(&self, scope: Scope, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+        self.inner.find_events(scope, query).await
+    }
+    fn changes(&self, kind: Kind, since: Option<u64>) -> Changes {
+        self.inner.changes(kind, since)
     }
 }
 
@@ -131,6 +142,12 @@ impl TaskStore for FaultyStorage {
     }
     async fn cancel(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<CancelReply, TaskError> {
         self.inner.cancel(now, scope, id, reason).await
+    }
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.inner.retry(now, scope, id, new_id).await
+    }
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.inner.abandon(now, scope, id, reason).await
     }
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError> {
         self.inner.forget(scope, id).await

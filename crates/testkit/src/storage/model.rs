@@ -4,8 +4,8 @@ use super::given::*;
 use portolan_model::query::{Direction, Filter, Page, Sort, Value};
 use portolan_model::{Scope, TaskState};
 use portolan_storage::{
-    Applied, Change, FieldType, Kind, MemoryStorage, NewEvent, Put, RawQuery, Require, StateStore, Storage, StoreError,
-    UnitOfWork, Views,
+    Applied, Change, EventQuery, FieldType, Kind, MemoryStorage, NewEvent, Put, RawQuery, Require, StateStore, Storage,
+    StoreError, UnitOfWork, Views,
 };
 use portolan_tasks::{Held, Outcome, TaskQuery, TaskStore};
 use serde_json::json;
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 const KINDS: [Kind; 4] = [Kind::Vm, Kind::Host, Kind::Policy, Kind::Copy];
 const IDS: u64 = 7;
+const NAMES: [&str; 4] = ["vm.start", "vm.stop", "vm", "vms.start"];
+const ACTORS: [&str; 4] = ["", "ann", "Ann", "bob"];
 
 /// Applies `steps` random units to `storage`, which must be empty, and to a model, and compares all that either
 /// answers. The same seed gives the same units.
@@ -79,6 +81,11 @@ impl Run {
             let expected = self.model.sweep(self.now, 100).await.unwrap();
             assert_eq!(self.subject.sweep(self.now, 100).await.unwrap(), expected, "{about}: sweep");
         }
+        if self.rng.chance(1) {
+            let (before, limit) = (self.now - Duration::from_secs(self.rng.below(200)), self.rng.below(9) as u32);
+            let expected = self.model.prune_events(before, limit).await.unwrap();
+            assert_eq!(self.subject.prune_events(before, limit).await.unwrap(), expected, "{about}: {before} {limit}");
+        }
         self.compare_some(about).await;
     }
 
@@ -117,13 +124,8 @@ impl Run {
         for e in 0..self.rng.below(3) {
             let tenant = self.tenant();
             let data = json!({ "e": e });
-            unit.events.push(NewEvent {
-                name: "changed".into(),
-                tenant,
-                subject: Some(id(e)),
-                actor: String::new(),
-                data,
-            });
+            let (name, actor) = (self.rng.pick(&NAMES).to_string(), self.rng.pick(&ACTORS).to_string());
+            unit.events.push(NewEvent { name, tenant, subject: Some(id(e)), actor, data });
         }
         unit
     }
@@ -219,6 +221,24 @@ impl Run {
         }
     }
 
+    fn event_query(&mut self) -> EventQuery {
+        let mut names = ["vm.", "vm.start", "v.", "vms.start"].map(str::to_owned).to_vec();
+        names.truncate(self.rng.below(4) as usize);
+        let some_time = |run: &mut Self| {
+            let ago = Duration::from_secs(run.rng.below(400));
+            run.rng.chance(3).then(|| run.now - ago)
+        };
+        EventQuery {
+            names,
+            actor: self.rng.chance(4).then(|| self.rng.pick(&ACTORS).to_string()),
+            subject: self.rng.chance(3).then(|| id(self.rng.below(3))),
+            from: some_time(self),
+            until: some_time(self),
+            before: self.rng.chance(4).then(|| self.rng.below(200) as i64),
+            limit: self.rng.below(30) as u32,
+        }
+    }
+
     /// The same unit with the subject's own fences.
     fn translated(&self, mut unit: UnitOfWork) -> UnitOfWork {
         for finish in &mut unit.finish {
@@ -250,12 +270,16 @@ impl Run {
             let query = self.query();
             let got = self.subject.list(scope, &query).await.unwrap();
             assert_eq!(got, self.model.list(scope, &query).await.unwrap(), "{about}: {scope:?} {query:?}");
+            let kind = query.kind;
             let counted = self.subject.count(scope, query.kind, &query.filter).await.unwrap();
             let expected = self.model.count(scope, query.kind, &query.filter).await.unwrap();
             assert_eq!(counted, expected, "{about}: {scope:?} {query:?}");
+            let query = self.event_query();
+            let got = self.subject.find_events(scope, &query).await.unwrap();
+            assert_eq!(got, self.model.find_events(scope, &query).await.unwrap(), "{about}: {scope:?} {query:?}");
             let key = self.key();
-            let got = self.subject.holder(scope, query.kind, &key).await.unwrap();
-            assert_eq!(got, self.model.holder(scope, query.kind, &key).await.unwrap(), "{about}: {scope:?} {key}");
+            let got = self.subject.holder(scope, kind, &key).await.unwrap();
+            assert_eq!(got, self.model.holder(scope, kind, &key).await.unwrap(), "{about}: {scope:?} {key}");
         }
     }
 

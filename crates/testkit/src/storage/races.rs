@@ -2,10 +2,13 @@
 
 use super::given::*;
 use portolan_model::query::Filter;
-use portolan_model::{Node, NodeId, Scope};
-use portolan_storage::{Applied, Conflict, Kind, NewEvent, Require, Storage, StorageExt, StoreError, UnitOfWork};
+use portolan_model::{EventId, Node, NodeId, Scope, Timestamp};
+use portolan_storage::{
+    Applied, Conflict, Kind, NewEvent, Query, Replay, Require, Storage, StorageExt, StoreError, Stored, UnitOfWork,
+};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Barrier;
 
 type Outcome = Result<Applied, StoreError>;
@@ -75,6 +78,36 @@ pub async fn one_of_many_on_one_key_wins(s: Arc<dyn Storage>) {
         assert_eq!(s.holder(Scope::All, Kind::Vm, key).await.unwrap().unwrap().id, id(base + winner as u64));
     }
     assert_eq!(s.count(Scope::All, Kind::Vm, &Filter::All).await.unwrap(), 2);
+}
+
+/// Of those who take over a request that nobody works on any more one wins, and its long answer comes back whole.
+pub async fn one_of_many_takes_a_request_over(s: Arc<dyn Storage>) {
+    let record = |holder: u64, answer: Option<String>| Replay {
+        id: EventId::from_uuid(id(1)),
+        fingerprint: "f".repeat(64),
+        holder: holder.to_string(),
+        held_until: NOW,
+        answer,
+        expires: NOW + Duration::from_secs(86_400),
+    };
+    let lost = record(99, None);
+    s.apply(NOW, Scope::All, UnitOfWork::new().create(&lost)).await.unwrap();
+    let stored = s.fetch::<Replay>(Scope::All, lost.id).await.unwrap();
+    let take = |n: u64| UnitOfWork::new().update(&Stored { version: stored.version, value: record(n, None) });
+    let (winner, _) = one_winner(at_once(&s, (0..8).map(take).collect()).await);
+    let mut taken = s.fetch::<Replay>(Scope::All, lost.id).await.unwrap();
+    assert_eq!(taken.value, record(winner as u64, None));
+    // Two MiB, sealed and in base64.
+    let answer: String = (0..2_800_000u32).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
+    taken.value.answer = Some(answer);
+    s.apply(NOW, Scope::All, UnitOfWork::new().update(&taken)).await.unwrap();
+    let found = s.fetch::<Replay>(Scope::All, lost.id).await.unwrap();
+    assert!(found.value == taken.value, "a long answer comes back as it was");
+    let due = |before| Query::matching(Filter::Below("expires".into(), Timestamp::into(before)));
+    let at = found.expires;
+    assert_eq!(s.list_of::<Replay>(Scope::All, due(at)).await.unwrap().items.len(), 0);
+    let over = s.list_of::<Replay>(Scope::All, due(at + Duration::from_micros(1))).await.unwrap();
+    assert_eq!(over.items.len(), 1);
 }
 
 /// Puts without a precondition all go through and are all counted in the version.

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use portolan_model::{Scope, TaskId, Timestamp};
 use portolan_tasks::{
     BeatReply, BeatRequest, CancelReply, ClaimRequest, Claimed, Enqueued, Finish, Held, Json, NewTask, NodeBeat,
-    SweepReport, TaskError, TaskPage, TaskQuery, TaskStats, TaskStore,
+    RetryReply, SweepReport, TaskError, TaskPage, TaskQuery, TaskStats, TaskStore,
 };
 use std::collections::HashMap;
 use std::future::Future;
@@ -33,6 +33,8 @@ pub enum Op {
     Finish,
     Sweep,
     Cancel,
+    Retry,
+    Abandon,
     Forget,
     Prune,
     Query,
@@ -164,6 +166,12 @@ impl<S: TaskStore + ?Sized> TaskStore for Faulty<S> {
     }
     async fn cancel(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<CancelReply, TaskError> {
         self.call(Op::Cancel, self.inner.cancel(now, scope, id, reason)).await
+    }
+    async fn retry(&self, now: Timestamp, scope: Scope, id: TaskId, new_id: TaskId) -> Result<RetryReply, TaskError> {
+        self.call(Op::Retry, self.inner.retry(now, scope, id, new_id)).await
+    }
+    async fn abandon(&self, now: Timestamp, scope: Scope, id: TaskId, reason: &str) -> Result<(), TaskError> {
+        self.call(Op::Abandon, self.inner.abandon(now, scope, id, reason)).await
     }
     async fn forget(&self, scope: Scope, id: TaskId) -> Result<(), TaskError> {
         self.call(Op::Forget, self.inner.forget(scope, id)).await

@@ -3,7 +3,7 @@
 use super::Kit;
 use crate::clock::mix;
 use portolan_model::query::{Direction, Filter, Page, Sort, Value};
-use portolan_model::{ChainId, Scope, TaskId, TaskState, TenantId};
+use portolan_model::{ChainId, IdSource, Scope, TaskId, TaskState, TenantId};
 use portolan_tasks::{
     Beat, BeatRequest, ClaimRequest, Finish, Held, Limit, MemoryTasks, NewTask, NodeBeat, Outcome, Progress, Task,
     TaskError, TaskQuery, TaskStore,
@@ -174,7 +174,7 @@ impl Run {
     async fn act(&mut self) {
         let now = self.kit.now();
         let store = self.kit.store.clone();
-        match self.below(20) {
+        match self.below(22) {
             0..5 => {
                 let tasks = self.batch(4);
                 self.trace.push(format!("enqueue {:?}", tasks.iter().map(|t| t.id).collect::<Vec<_>>()));
@@ -225,6 +225,7 @@ impl Run {
                 store.node_beat(now, beat.clone()).await.unwrap();
                 self.model.node_beat(now, beat);
             }
+            19 | 20 => self.operate().await,
             _ => {
                 let by = Duration::from_millis(1 + self.below(40_000) as u64);
                 self.trace.push(format!("pass {by:?}"));
@@ -264,6 +265,31 @@ impl Run {
             self.same("claimed steps", their.steps, our.steps);
             self.same_tasks("claimed", &[their.task], &[our.task]);
         }
+    }
+
+    /// What an operator does, mostly to tasks that may need one.
+    async fn operate(&mut self) {
+        let (now, scope) = (self.kit.now(), self.scope());
+        let states = [TaskState::Stuck, TaskState::Failed, TaskState::Expired, TaskState::Scheduled];
+        let state = states[self.below(states.len())];
+        let query = TaskQuery { filter: Filter::eq("state", state), ..TaskQuery::default() };
+        let found = self.model.query(Scope::All, &query).unwrap().tasks;
+        let id = match self.below(found.len() + 1) {
+            0 => self.recent_id(),
+            n => found[n - 1].new.id,
+        };
+        if self.one_in(4) {
+            self.trace.push(format!("abandon {id} {scope:?}"));
+            let theirs = self.kit.store.abandon(now, scope, id, "given up").await.map_err(told);
+            let ours = self.model.abandon(now, scope, id, "given up").map_err(told);
+            return self.same("abandon", theirs, ours);
+        }
+        let new_id = if self.one_in(12) { self.some_id() } else { TaskId::from_uuid(self.kit.ids.uuid()) };
+        self.trace.push(format!("retry {id} as {new_id} {scope:?}"));
+        let theirs = self.kit.store.retry(now, scope, id, new_id).await.map_err(told);
+        let ours = self.model.retry(now, scope, id, new_id).map_err(told);
+        self.same("retry", theirs, ours);
+        self.ids.push(new_id);
     }
 
     async fn beat(&mut self) {

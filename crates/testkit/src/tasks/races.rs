@@ -6,6 +6,7 @@ use portolan_model::query::Filter;
 use portolan_tasks::{ClaimRequest, Finish, NewTask, TaskStore};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 
 /// A store that says that it is busy is asked again, as an engine would.
@@ -141,4 +142,62 @@ pub async fn a_sweep_and_a_finish_exclude_each_other(store: Arc<dyn TaskStore>) 
             kit.sweep().await;
         }
     }
+}
+
+/// However many operators want the same task tried again, there is one copy where the key is unique, and one where
+/// they name the same id.
+pub async fn one_of_many_retries_makes_the_copy(store: Arc<dyn TaskStore>) {
+    let kit = Kit::new(store.clone());
+    for keyed in [true, false] {
+        let unique_key = keyed.then(|| "k".to_owned());
+        let id = kit.add(NewTask { unique_key, ..kit.task("A") }).await;
+        let task = kit.claim_one().await;
+        kit.finish(&task, failed()).await.unwrap();
+        let one = kit.task("A").id;
+        let mut callers = JoinSet::new();
+        for _ in 0..6 {
+            let new_id = if keyed { kit.task("A").id } else { one };
+            let (store, now) = (store.clone(), kit.now());
+            callers.spawn(async move { store.retry(now, portolan_model::Scope::All, id, new_id).await.unwrap() });
+        }
+        let answers = callers.join_all().await;
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        assert_eq!(kit.list(Filter::eq("parent", id.uuid())).await.len(), 1);
+        kit.finish(&kit.claim_one().await, done()).await.unwrap();
+    }
+}
+
+/// What a store keeps for limits is let go of while they are free and in nobody's way, never under somebody's hold.
+pub async fn pruning_beside_claims_keeps_limits_exact(store: Arc<dyn TaskStore>) {
+    let kit = Arc::new(Kit::new(store.clone()));
+    let tasks: Vec<NewTask> = (0..40).map(|_| kit.limited("A", &[("host", 2), ("site", 3)])).collect();
+    kit.store.enqueue(kit.now(), tasks).await.unwrap();
+    let (stop, mut ended) = (Arc::new(AtomicBool::new(false)), 0);
+    let pruner = {
+        let (store, before, stop) = (store.clone(), portolan_model::Timestamp::MIN, stop.clone());
+        tokio::spawn(async move {
+            let mut rounds = 0_u32;
+            while !stop.load(Ordering::SeqCst) {
+                // One that lost a race too often is no harm: the next comes.
+                let _ = store.prune(before, 100).await;
+                rounds += 1;
+                tokio::task::yield_now().await;
+            }
+            rounds
+        })
+    };
+    while ended < 40 {
+        let mut claimers = JoinSet::new();
+        for worker in 0..4 {
+            let (store, kit) = (store.clone(), kit.clone());
+            claimers.spawn(async move { claim(&store, &kit, worker, 2).await });
+        }
+        let held: Vec<_> = claimers.join_all().await.into_iter().flatten().map(|c| c.task).collect();
+        assert!(held.len() <= 2, "{} of 2", held.len());
+        let finishes = held.iter().map(|t| Finish { held: t.held(), outcome: done(), next: Vec::new() }).collect();
+        assert!(kit.store.finish(kit.now(), finishes).await.unwrap().iter().all(Result::is_ok));
+        ended += held.len();
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(pruner.await.unwrap() > 0);
 }

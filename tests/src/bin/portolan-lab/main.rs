@@ -5,6 +5,7 @@
 
 mod backup;
 mod measure;
+mod orchestrator;
 mod start;
 mod tasks;
 
@@ -23,6 +24,9 @@ struct Cli {
 enum Command {
     /// Starts PostgreSQL and MariaDB, prints where they are and `ready`, and runs until its input ends
     Databases,
+    /// A server that keeps nothing, for comparison: rows come in, the address goes out
+    #[command(hide = true)]
+    Bare,
     /// Measures this build and prints a table in Markdown
     Bench {
         what: What,
@@ -37,12 +41,15 @@ enum What {
     Backup,
     Tasks,
     Start,
+    Orchestrator,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Databases => databases(),
+        Command::Bare => orchestrator::bare().await,
+        Command::Bench { what: What::Orchestrator, quick } => orchestrator::run(quick).await,
         Command::Bench { what: What::Backup, quick } => backup::run(quick).await,
         Command::Bench { what: What::Tasks, quick } => tasks::run(quick).await,
         Command::Bench { what: What::Start, quick } => start::run(quick).await,

@@ -1,13 +1,24 @@
 //! The command line.
 
+mod manage;
+mod state;
+
+pub use manage::{
+    AccountCommand, ApiArgs, AuditArgs, DestinationCommand, LoginArgs, PlatformCommand, TaskCommand, TenantCommand,
+    TokenCommand,
+};
+pub use state::{StateCommand, StateExport, StateImport};
+
 use crate::config::Overrides;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
 /// What every command says at the end of its help about exit codes.
-const EXIT: &str =
-    "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed.";
+const EXIT: &str = concat!(
+    "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed; ",
+    "4 not logged in, or not allowed."
+);
 
 /// A control plane for virtual infrastructure.
 ///
@@ -19,8 +30,10 @@ const EXIT: &str =
     "Start here:\n",
     "  portolan demo                 see a backup and a restore within seconds, then look around\n",
     "  portolan serve                run the server; no configuration is needed\n",
-    "  portolan config show          every setting, and where its value comes from\n\n",
-    "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed."
+    "  portolan config show          every setting, and where its value comes from\n",
+    "  portolan login                log in to a running server, then see `status`, `platform`, `task`, `audit`\n\n",
+    "Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 damage found, or a comparison failed; ",
+    "4 not logged in, or not allowed."
 ))]
 pub struct Cli {
     /// What to do.
@@ -64,9 +77,104 @@ pub enum Command {
     /// Print the OpenAPI document of a dialect.
     #[command(after_help = "Example:\n  portolan openapi vplus > vplus.json")]
     Openapi(OpenapiArgs),
-    /// Manage accounts on the data directory of a stopped server.
+    /// Show how a running server is: its tasks, platforms and destinations.
+    #[command(after_help = "Example:\n  portolan status --json")]
+    Status(#[command(flatten)] ApiArgs),
+    /// Log in to a running server and store an API token for the next commands.
+    #[command(after_help = concat!(
+        "The token is stored in $XDG_CONFIG_HOME/portolan/credentials.toml, readable by you alone. `portolan logout`\n",
+        "ends it.\n\n",
+        "Examples:\n",
+        "  portolan login\n",
+        "  portolan login --url https://backup.example:9180 --ca server.pem --login eve"
+    ))]
+    Login {
+        /// Who logs in.
+        #[command(flatten)]
+        args: LoginArgs,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// End the stored token of a server and forget it.
+    Logout(#[command(flatten)] ApiArgs),
+    /// Manage platforms of a running server.
+    #[command(after_help = "Example:\n  portolan platform add lab --driver images --set root=/srv/vms")]
+    Platform {
+        /// What to do.
+        #[command(subcommand)]
+        command: PlatformCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Manage backup destinations of a running server.
+    #[command(after_help = "Example:\n  portolan destination add vault --path /mnt/vault --default")]
+    Destination {
+        /// What to do.
+        #[command(subcommand)]
+        command: DestinationCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Manage accounts of a running server; `passwd` works on a stopped one, too.
+    #[command(after_help = "Example:\n  portolan account add eve --role operator")]
+    Account {
+        /// What to do.
+        #[command(subcommand)]
+        command: AccountCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Manage API tokens, which scripts log in with.
+    #[command(after_help = "Example:\n  portolan token create backup-script --role operator --expires 90d")]
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        command: TokenCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Manage tenants, whose machines, backups and tasks are kept apart.
+    #[command(after_help = "Example:\n  portolan tenant add acme --external-id 7f3a2c")]
+    Tenant {
+        /// What to do.
+        #[command(subcommand)]
+        command: TenantCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// See tasks, follow, cancel and repeat them.
+    #[command(after_help = "Example:\n  portolan task list --state running")]
+    Task {
+        /// What to do.
+        #[command(subcommand)]
+        command: TaskCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Query the audit log: who did what, and when.
+    #[command(after_help = concat!(
+        "Examples:\n",
+        "  portolan audit --from 2d --name account.,token.\n",
+        "  portolan audit --actor eve --json"
+    ))]
+    Audit {
+        /// Which entries.
+        #[command(flatten)]
+        args: AuditArgs,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Keep or move the state of a server: its database and its keys in one file.
     #[command(subcommand)]
-    Account(AccountCommand),
+    State(StateCommand),
     /// Look at the self-signed certificate, or make a new one.
     #[command(subcommand)]
     Cert(CertCommand),
@@ -76,9 +184,13 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// Print the manual page.
-    #[command(after_help = "Example:\n  portolan man | man -l -")]
-    Man,
+    /// Print the manual page, or write one for every command.
+    #[command(after_help = "Examples:\n  portolan man | man -l -\n  portolan man --dir /usr/local/share/man/man1")]
+    Man {
+        /// The directory to write portolan.1, portolan-serve.1, … to.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Where configuration comes from, beside the environment.
@@ -102,6 +214,11 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Whether a data directory or a configuration is named.
+    pub fn is_given(&self) -> bool {
+        self.data_dir.is_some() || self.config.is_some() || !self.set.is_empty()
+    }
+
     /// As the configuration takes it. An argument of `--set` without `=` is the error's text.
     pub fn overrides(&self) -> Result<Overrides, String> {
         let mut keys = Vec::new();
@@ -253,24 +370,10 @@ pub struct OpenapiArgs {
 pub enum Dialect {
     /// The vPlus API.
     Vplus,
-}
-
-/// Manage accounts.
-#[derive(Debug, Subcommand)]
-pub enum AccountCommand {
-    /// Set an account's password and end all of its sessions.
-    #[command(after_help = concat!(
-        "The new password is read from standard input, one line; an empty line has one generated and shown.\n\n",
-        "Example:\n  systemctl stop portolan; portolan account passwd admin --data-dir /var/lib/portolan"
-    ))]
-    Passwd {
-        /// The login.
-        #[arg(default_value = "admin")]
-        login: String,
-        /// The layers.
-        #[command(flatten)]
-        config: ConfigArgs,
-    },
+    /// The management API.
+    Manage,
+    /// The Orchestrator API.
+    Orchestrator,
 }
 
 /// Look after the certificate.
@@ -281,6 +384,9 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
+        /// Whose certificate: vplus, orchestrator or management.
+        #[arg(long, value_name = "NAME", default_value = "vplus")]
+        listener: String,
         /// JSON instead of text.
         #[arg(long)]
         json: bool,
@@ -293,5 +399,8 @@ pub enum CertCommand {
         /// The layers.
         #[command(flatten)]
         config: ConfigArgs,
+        /// Whose certificate: vplus, orchestrator or management.
+        #[arg(long, value_name = "NAME", default_value = "vplus")]
+        listener: String,
     },
 }

@@ -1,0 +1,119 @@
+//! The wire, word for word: a day of an operator, request by request. The answers are in `snapshots/`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod world;
+
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+use world::World;
+
+/// Asks, and writes down what was asked and answered.
+struct Scribe<'w> {
+    world: &'w World,
+    book: String,
+}
+
+impl Scribe<'_> {
+    async fn ask(&mut self, login: &str, call: &str, body: Value) -> Value {
+        let (status, answer) = self.world.ask(login, call, body.clone()).await;
+        writeln!(self.book, "{login}: {call}").unwrap();
+        if !body.is_null() {
+            writeln!(self.book, "{body}").unwrap();
+        }
+        writeln!(self.book, "→ {}", status.as_u16()).unwrap();
+        if !answer.is_null() {
+            writeln!(self.book, "{}", serde_json::to_string_pretty(&answer).unwrap()).unwrap();
+        }
+        self.book.push('\n');
+        answer
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn platforms_and_destinations() {
+    let world = World::new().await;
+    world.factories.hypervisor("lab").add_vm("web", &[("disk", vec![1; 4096])]);
+    let mut scribe = Scribe { world: &world, book: String::new() };
+    let lab =
+        json!({ "name": "lab", "driver": "fake", "settings": { "root": "lab" }, "secrets": { "token": world::TOKEN } });
+    scribe.ask("root", "GET /drivers", Value::Null).await;
+    scribe.ask("root", "POST /platforms/test", lab.clone()).await;
+    let wrong = json!({ "driver": "fake", "settings": { "root": "lab", "token": "wrong" } });
+    scribe.ask("root", "POST /platforms/test", wrong.clone()).await;
+    scribe
+        .ask("root", "POST /platforms", json!({ "name": "x", "driver": "fake", "settings": wrong["settings"] }))
+        .await;
+    scribe.ask("root", "POST /platforms", lab.clone()).await;
+    scribe.ask("root", "POST /platforms", lab).await;
+    scribe.ask("root", "POST /platforms/LAB/test", Value::Null).await;
+    scribe.ask("root", "POST /platforms/lab/sync", Value::Null).await;
+    world.start();
+    world.pass(Duration::from_secs(10)).await;
+    scribe.ask("root", "GET /platforms", Value::Null).await;
+    scribe.ask("root", "DELETE /platforms/lab", Value::Null).await;
+    scribe.ask("root", "GET /destination-kinds", Value::Null).await;
+    let vault = json!({ "name": "vault", "kind": "memory", "settings": { "bucket": "b" }, "description": "first" });
+    scribe.ask("root", "POST /destinations", vault).await;
+    scribe.ask("root", "POST /destinations", json!({ "name": "b", "kind": "memory", "settings": {} })).await;
+    scribe.ask("root", "POST /destinations/vault/test", Value::Null).await;
+    let second = json!({ "name": "second", "kind": "memory", "settings": { "bucket": "c" } });
+    scribe.ask("root", "POST /destinations", second).await;
+    scribe.ask("root", "PUT /destinations/second/default", Value::Null).await;
+    scribe.ask("root", "GET /destinations?limit=1&offset=1", Value::Null).await;
+    scribe.ask("root", "DELETE /destinations/second", Value::Null).await;
+    scribe.ask("root", "DELETE /destinations/vault", Value::Null).await;
+    scribe.ask("root", "GET /status", Value::Null).await;
+    scribe.ask("root", "DELETE /platforms/lab?force=true", Value::Null).await;
+    scribe.ask("root", "GET /platforms/lab", Value::Null).await;
+    insta::assert_snapshot!(scribe.book);
+}
+
+#[tokio::test(start_paused = true)]
+async fn accounts_tokens_and_tenants() {
+    let world = World::new().await;
+    let mut scribe = Scribe { world: &world, book: String::new() };
+    scribe.ask("root", "GET /whoami", Value::Null).await;
+    scribe.ask("root", "POST /tenants", json!({ "name": "red", "external_id": "os-red" })).await;
+    scribe.ask("root", "PATCH /tenants/RED", json!({ "name": "crimson" })).await;
+    scribe.ask("root", "GET /tenants?limit=5", Value::Null).await;
+    scribe.ask("root", "DELETE /tenants/blue", Value::Null).await;
+    scribe.ask("root", "POST /accounts", json!({ "login": "kim", "role": "operator", "tenant": "crimson" })).await;
+    let given = json!({ "login": "lee", "role": "VIEWER", "password": "a long one", "time_zone": "Europe/Berlin" });
+    scribe.ask("root", "POST /accounts", given).await;
+    scribe.ask("root", "POST /accounts", json!({ "login": "KIM", "role": "VIEWER" })).await;
+    scribe.ask("root", "PATCH /accounts/lee", json!({ "enabled": false })).await;
+    scribe.ask("root", "PATCH /accounts/root", json!({ "role": "VIEWER" })).await;
+    scribe.ask("root", "POST /accounts/kim/password", json!({})).await;
+    scribe.ask("vera", "POST /accounts/vera/password", json!({ "new": "another one" })).await;
+    scribe.ask("vera", "POST /accounts/vera/password", json!({ "current": "wrong", "new": "another one" })).await;
+    scribe.ask("vera", "POST /accounts/vera/password", json!({ "current": "correct horse", "new": "short" })).await;
+    let change = json!({ "current": "correct horse", "new": "another one" });
+    scribe.ask("vera", "POST /accounts/vera/password", change).await;
+    let token = json!({ "name": "ci", "account": "kim", "role": "viewer", "expires": "2027-01-31T12:00:00+01:00" });
+    scribe.ask("root", "POST /tokens", token).await;
+    scribe.ask("root", "POST /tokens", json!({ "name": "ci", "account": "kim", "role": "administrator" })).await;
+    scribe.ask("root", "GET /tokens/ci", Value::Null).await;
+    scribe.ask("root", "DELETE /tokens/ci", Value::Null).await;
+    scribe.ask("root", "DELETE /tokens/ci", Value::Null).await;
+    scribe.ask("root", "DELETE /accounts/kim", Value::Null).await;
+    scribe.ask("root", "DELETE /tenants/crimson", Value::Null).await;
+    scribe.ask("root", "GET /accounts?limit=2&offset=1", Value::Null).await;
+    insta::assert_snapshot!(scribe.book);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks() {
+    let world = World::new().await;
+    let mut scribe = Scribe { world: &world, book: String::new() };
+    let lab = json!({ "name": "lab", "driver": "fake", "settings": { "root": "lab" } });
+    world.root("POST /platforms", lab).await;
+    let list = scribe.ask("root", "GET /tasks?platform=lab&kind=inventory-sync,export", Value::Null).await;
+    let task = list["items"][0]["id"].as_str().unwrap().to_owned();
+    scribe.ask("root", &format!("GET /tasks/{task}"), Value::Null).await;
+    scribe.ask("root", &format!("POST /tasks/{task}/cancel"), Value::Null).await;
+    scribe.ask("root", &format!("POST /tasks/{task}/cancel"), Value::Null).await;
+    scribe.ask("root", "GET /tasks?state=ready,running", Value::Null).await;
+    scribe.ask("root", "GET /tasks/x", Value::Null).await;
+    insta::assert_snapshot!(scribe.book);
+}
