@@ -105,6 +105,11 @@ pub fn shape_fault(fault: Fault, _: &FaultContext) -> Response {
         Fault::BodyTooLarge { .. } => "BODY_TOO_LARGE",
         Fault::BodyStalled => "BODY_STALLED",
         Fault::TimedOut => "TIMED_OUT",
+        Fault::Unavailable => "UNAVAILABLE",
+        Fault::KeyMalformed => "IDEMPOTENCY_KEY_INVALID",
+        Fault::KeyReused => "IDEMPOTENCY_KEY_REUSED",
+        Fault::RequestInFlight => "REQUEST_IN_PROGRESS",
+        Fault::AnswerNotKept => "ANSWER_NOT_KEPT",
         _ => "INTERNAL",
     };
     ApiError::new(fault.status(), code, fault.message()).into_response()

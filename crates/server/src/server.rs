@@ -135,6 +135,7 @@ impl Server {
             .grace(config.shutdown_grace)
             .build();
         let metrics = Metrics::new(engine.stats());
+        self.core.portolan.operates(engine.drain_switch());
         let stop = self.stop.clone();
         let readiness = Arc::clone(&self.readiness);
         self.running.spawn(async move {
@@ -175,7 +176,9 @@ impl Server {
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
-            serve.push((bound, edge.wrap(shown.router().merge(management::operators(&self.core, &worker)))));
+            let once = idempotency("manage", portolan_api_manage::senders(Arc::clone(&self.core.portolan)));
+            let operators = once.wrap(management::operators(&self.core, &worker));
+            serve.push((bound, edge.wrap(shown.router().merge(operators))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);
