@@ -11,6 +11,7 @@ mod error;
 mod first;
 mod keyfile;
 mod keys;
+mod lately;
 mod logins;
 mod password;
 mod replays;

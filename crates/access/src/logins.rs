@@ -2,10 +2,11 @@
 
 use crate::cache::{Cache, Key};
 use crate::error::AccessError;
-use crate::throttle::{Throttle, Throttling};
+use crate::lately::Lately;
+use crate::throttle::{Throttle, Throttling, place};
 use crate::{Core, caller_of, login_key, password};
 use portolan_model::{Account, AccountId, Caller, Name, Scope, Secret, Timestamp};
-use portolan_storage::{StorageExt, StoreError, Stored, UnitOfWork};
+use portolan_storage::{NewEvent, StorageExt, StoreError, Stored, UnitOfWork};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,10 @@ use std::time::Duration;
 
 /// The time of a login is written down again only after this long: most clients log in far more often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// Logins of how many accounts and dialects are told apart for their events.
+const MAX_LOGINS: usize = 10_000;
+/// Of how many addresses it is told in a minute that they were slowed down: whoever has more does not fill the log.
+const MAX_THROTTLED: usize = 100;
 /// Of how many accounts a failure waits to be written down at the most.
 const MAX_NOTES: usize = 10_000;
 
@@ -51,6 +56,10 @@ struct Inner {
     flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     /// When logins failed, until that is written down: doing so at once would tell known logins from unknown ones.
     failures: Mutex<HashMap<AccountId, Timestamp>>,
+    /// Which logins left an event lately: accounts on dialects.
+    told: Lately<(AccountId, String)>,
+    /// The same of addresses that were slowed down.
+    throttled: Lately<[u8; 16]>,
 }
 
 /// Credentials that were right for as long as the account has this password hash.
@@ -70,6 +79,8 @@ impl Logins {
             throttle: Throttle::new(rules.throttling, keys[1]),
             flights: Mutex::default(),
             failures: Mutex::default(),
+            told: Lately::new(NOTE_EVERY, MAX_LOGINS),
+            throttled: Lately::new(NOTE_EVERY, MAX_THROTTLED),
             core,
         }))
     }
@@ -77,6 +88,9 @@ impl Logins {
     /// Who holds these credentials. `peer` is the address that failures are counted for. Errors:
     /// `Unauthenticated` for an unknown login, a wrong password and a disabled account alike; `Throttled` after too
     /// many of them from there.
+    ///
+    /// An address that is slowed down leaves an event `login.throttled`, at most once a minute. A single failure
+    /// leaves none, or anybody could fill the log: the account shows when its last one was.
     pub async fn authenticate(
         &self,
         login: &str,
@@ -84,6 +98,31 @@ impl Logins {
         peer: Option<IpAddr>,
     ) -> Result<Caller, AccessError> {
         self.verify(login, password, peer).await.map(|account| caller_of(&account, None))
+    }
+
+    /// The same on a dialect, as a login: it leaves an event `account.login`, at most once a minute for each account on
+    /// each dialect, since some clients log in with every request.
+    pub async fn authenticate_on(
+        &self,
+        dialect: &str,
+        login: &str,
+        password: &Secret,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, AccessError> {
+        self.log_in(dialect, login, password, peer).await.map(|account| caller_of(&account, None))
+    }
+
+    /// The account that these credentials belong to, logged in on a dialect.
+    pub(crate) async fn log_in(
+        &self,
+        dialect: &str,
+        login: &str,
+        password: &Secret,
+        peer: Option<IpAddr>,
+    ) -> Result<Stored<Account>, AccessError> {
+        let account = self.verify(login, password, peer).await?;
+        self.0.tell_login(&account, dialect, peer).await;
+        Ok(account)
     }
 
     /// How many password hashes were computed so far, for metrics.
@@ -133,8 +172,13 @@ impl Logins {
             return Ok(account);
         }
         let now = inner.core.clock.now();
-        let attempt =
-            inner.throttle.take(&login, peer, now).map_err(|retry_after| AccessError::Throttled { retry_after })?;
+        let attempt = match inner.throttle.take(&login, peer, now) {
+            Ok(attempt) => attempt,
+            Err(retry_after) => {
+                inner.tell_throttled(peer, now).await;
+                return Err(AccessError::Throttled { retry_after });
+            }
+        };
         let known = name.is_some() && password.reveal().len() <= password::MAX_BYTES;
         let verified = inner.verify_once(known.then_some(&*login), password, key).await;
         if !matches!(verified, Err(AccessError::Unauthenticated)) {
@@ -196,6 +240,42 @@ impl Inner {
             }
         }
         Err(AccessError::Unauthenticated)
+    }
+
+    /// Leaves the event of a login, unless there was one lately. That it could not be written is no reason to refuse.
+    async fn tell_login(&self, account: &Account, dialect: &str, peer: Option<IpAddr>) {
+        let (now, key) = (self.core.clock.now(), (account.id, dialect.to_owned()));
+        if !self.told.is_due(key.clone(), now) {
+            return;
+        }
+        let data = serde_json::json!({ "dialect": dialect, "peer": peer });
+        let login = account.login.as_str();
+        let unit = UnitOfWork::new().event_by(login, "account.login", account.tenant, account.id.uuid(), data);
+        if let Err(error) = self.core.storage.apply(now, Scope::All, unit).await {
+            self.told.forget(&key);
+            tracing::warn!(account.id = %account.id, %error, "the event of the login was not written down");
+        }
+    }
+
+    /// Leaves the event of an address that is slowed down, unless there was one lately. What was typed stays out of it:
+    /// people type passwords where logins belong.
+    async fn tell_throttled(&self, peer: Option<IpAddr>, now: Timestamp) {
+        let key = place(peer);
+        if !self.throttled.is_due(key, now) {
+            return;
+        }
+        let event = NewEvent {
+            name: "login.throttled".into(),
+            tenant: None,
+            subject: None,
+            actor: String::new(),
+            data: serde_json::json!({ "peer": peer }),
+        };
+        let unit = UnitOfWork { events: vec![event], ..UnitOfWork::new() };
+        if let Err(error) = self.core.storage.apply(now, Scope::All, unit).await {
+            self.throttled.forget(&key);
+            tracing::warn!(%error, "the event of a throttled address was not written down");
+        }
     }
 
     fn note_failure(&self, account: AccountId) {

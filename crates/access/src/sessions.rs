@@ -103,7 +103,7 @@ impl Sessions {
     }
 
     /// Logs in and opens a session on a dialect. The token is told here and never again. Errors: those of
-    /// [`Logins::authenticate`].
+    /// [`Logins::authenticate_on`], whose event it leaves.
     pub async fn open(
         &self,
         login: &str,
@@ -111,7 +111,7 @@ impl Sessions {
         dialect: &str,
         peer: Option<IpAddr>,
     ) -> Result<(Session, Secret), AccessError> {
-        let account = self.0.logins.verify(login, password, peer).await?;
+        let account = self.0.logins.log_in(dialect, login, password, peer).await?;
         self.open_for(account, dialect).await
     }
 

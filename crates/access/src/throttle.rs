@@ -146,7 +146,7 @@ fn make_room(levels: &mut HashMap<Key, Level>, most: usize, now: Timestamp) {
 }
 
 /// Who counts as one address: an IPv6 customer has a whole /64.
-fn place(peer: Option<IpAddr>) -> [u8; 16] {
+pub(crate) fn place(peer: Option<IpAddr>) -> [u8; 16] {
     match peer.map(|ip| ip.to_canonical()) {
         None => [0; 16],
         Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),

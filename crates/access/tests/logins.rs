@@ -5,7 +5,7 @@ mod common;
 use common::{CHEAP, World, options, peer, right, start, wrong};
 use portolan_access::{AccessError, PasswordCost};
 use portolan_model::{Account, Caller, Role, Scope, Secret, Timestamp};
-use portolan_storage::StorageExt;
+use portolan_storage::{EventQuery, StorageExt};
 use std::time::Duration;
 
 #[tokio::test]
@@ -202,4 +202,50 @@ async fn times_of_logins_are_written_down_but_seldom() {
     assert_eq!(fetch().await.last_failed_login, Some(t0 + Duration::from_secs(5)));
     world.access.tidy().await.unwrap();
     assert_eq!(fetch().await.version, 3);
+}
+
+/// What the log holds of a login: one event a minute for each account and dialect, with who and where from; one a
+/// minute for each address that is slowed down, and never what was typed there.
+#[tokio::test]
+async fn logins_and_throttled_addresses_leave_bounded_events() {
+    let world = World::new();
+    let tenant = world.access.tenants.create(&Caller::system(), "blue", "os-1").await.unwrap().id;
+    let (bob, _) =
+        (world.account("Bob", Role::Viewer, None).await, world.account("amy", Role::Viewer, Some(tenant)).await);
+    let names = || vec!["account.login".to_owned(), "login.".to_owned()];
+    let events = async || {
+        let query = EventQuery { names: names(), ..EventQuery::newest(1000) };
+        world.storage.find_events(Scope::All, &query).await.unwrap()
+    };
+    for _ in 0..30 {
+        world.access.logins.authenticate_on("orchestrator", "bob", &right(), peer("10.0.0.1")).await.unwrap();
+        world.access.sessions.open("bob", &right(), "vplus", peer("10.0.0.1")).await.unwrap();
+        world.access.sessions.open("amy", &right(), "vplus", None).await.unwrap();
+    }
+    let found = events().await;
+    assert_eq!(found.len(), 3);
+    let first = &found[2];
+    assert_eq!((first.actor.as_str(), first.subject, first.tenant), ("Bob", Some(bob.uuid()), None));
+    assert_eq!(first.data, serde_json::json!({ "dialect": "orchestrator", "peer": "10.0.0.1" }));
+    assert_eq!((found[0].actor.as_str(), found[0].tenant), ("amy", Some(tenant)));
+    world.clock.advance(Duration::from_secs(60));
+    world.access.sessions.open("bob", &right(), "vplus", peer("10.0.0.1")).await.unwrap();
+    assert_eq!(events().await.len(), 4);
+
+    for _ in 0..20 {
+        world.access.logins.authenticate("hunter2", &wrong(), peer("10.0.0.9")).await.unwrap_err();
+    }
+    let found = events().await;
+    assert_eq!(found.len(), 5);
+    assert_eq!((found[0].name.as_str(), found[0].subject, found[0].actor.as_str()), ("login.throttled", None, ""));
+    assert_eq!(found[0].data, serde_json::json!({ "peer": "10.0.0.9" }));
+    // However many addresses there are.
+    for n in 0..200_u32 {
+        for _ in 0..4 {
+            let from = Some(std::net::IpAddr::V4((0x0b00_0000 + n).into()));
+            world.access.logins.authenticate("hunter2", &wrong(), from).await.unwrap_err();
+        }
+    }
+    let throttled = events().await.iter().filter(|e| e.name == "login.throttled").count();
+    assert_eq!(throttled, 1 + 99);
 }

@@ -45,7 +45,9 @@ async fn authenticate(parts: &Parts, portolan: &Portolan) -> Result<Authenticate
     let access = &portolan.access;
     let caller = match credentials(&parts.headers) {
         Ok(Credentials::Bearer(token)) => access.tokens.authenticate(token.reveal()).await?,
-        Ok(Credentials::Basic { name, password }) => access.logins.authenticate(&name, &password, peer).await?,
+        Ok(Credentials::Basic { name, password }) => {
+            access.logins.authenticate_on("manage", &name, &password, peer).await?
+        }
         Ok(Credentials::None) | Err(_) => return Err(ApiError::unauthorized()),
     };
     Ok(Authenticated { caller, peer })

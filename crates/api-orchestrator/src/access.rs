@@ -109,7 +109,7 @@ impl Presented<'_> {
         match credentials(self.headers).map_err(|_| ApiError::forbidden())? {
             Credentials::Bearer(token) => return Ok(Some(caller_of_token(portolan, &token).await?)),
             Credentials::Basic { name, password } => {
-                return Ok(Some(portolan.access.logins.authenticate(&name, &password, self.peer).await?));
+                return Ok(Some(portolan.access.logins.authenticate_on(DIALECT, &name, &password, self.peer).await?));
             }
             Credentials::None => {}
         }

@@ -4,9 +4,9 @@ use crate::Orchestrator;
 use crate::error::ApiError;
 use crate::host::is_foreign_write;
 use crate::wire::format::Style;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use portolan_http::{Fault, Peer};
@@ -39,6 +39,9 @@ pub(crate) async fn words(request: Request, next: Next) -> Response {
         response = error.render(style);
     }
     if head {
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
         *response.body_mut() = Body::empty();
     }
     response

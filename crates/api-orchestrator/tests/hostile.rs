@@ -263,7 +263,7 @@ impl Random {
     fn json(&mut self, depth: u32) -> Value {
         match self.next() % if depth == 0 { 4 } else { 8 } {
             0 => Value::Null,
-            1 => json!(self.next() % 2 == 0),
+            1 => json!(self.next().is_multiple_of(2)),
             2 => [json!(self.next()), json!(0), json!(-0.5), json!(1e300)][usize::try_from(self.next() % 4).unwrap()]
                 .clone(),
             3 => json!(self.one_of(WORDS)),

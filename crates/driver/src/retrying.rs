@@ -5,7 +5,6 @@ use crate::cloud::{
 };
 use portolan_model::IdSource;
 use portolan_model::dialect::libcloud::NodeState;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -178,21 +177,14 @@ impl Layer for Retrying {
         }
     }
 
-    fn around_node<'a, F>(
-        &'a self,
-        call: CloudCall,
-        node: &'a NodeRef,
-        attempt: F,
-    ) -> impl Future<Output = Result<(), CloudError>> + Send + 'a
+    async fn around_node<'a, F>(&'a self, call: CloudCall, node: &'a NodeRef, attempt: F) -> Result<(), CloudError>
     where
         F: Fn() -> Attempt<'a, ()> + Send + Sync + 'a,
     {
-        async move {
-            match call {
-                CloudCall::DestroyNode => self.destroy(attempt).await,
-                CloudCall::StartNode | CloudCall::StopNode => self.power(call, node, attempt).await,
-                _ => self.around(call, attempt).await,
-            }
+        match call {
+            CloudCall::DestroyNode => self.destroy(attempt).await,
+            CloudCall::StartNode | CloudCall::StopNode => self.power(call, node, attempt).await,
+            _ => self.around(call, attempt).await,
         }
     }
 }

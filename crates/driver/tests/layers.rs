@@ -171,7 +171,7 @@ async fn fifty(relogin: &Arc<Relogin<Door>>, refused: u32) -> Vec<Result<u32, Cl
             tokio::spawn(async move {
                 let call = |token: Arc<Secret>| async move {
                     tokio::task::yield_now().await;
-                    let number: u32 = token.reveal().parse().unwrap();
+                    let number: u32 = token.reveal().parse().expect("a number");
                     if number <= refused { Err(error(CloudErrorKind::Auth)) } else { Ok(number) }
                 };
                 relogin.call(call).await.map_err(|e| e.kind)
@@ -180,7 +180,7 @@ async fn fifty(relogin: &Arc<Relogin<Door>>, refused: u32) -> Vec<Result<u32, Cl
         .collect();
     let mut answers = Vec::new();
     for caller in callers {
-        answers.push(caller.await.unwrap());
+        answers.push(caller.await.expect("no panic"));
     }
     answers
 }

@@ -6,10 +6,11 @@ use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, ExtentKind
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// How much one read asks for, in bytes.
-const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+/// How much one read asks for, in bytes: less than what the server's allocator maps anew for every buffer, which costs
+/// a restore about a fifth of its processor time.
+const BATCH_BYTES: u64 = 768 * 1024;
 /// How many reads and writes go on at once.
-const WIDTH: usize = 4;
+const WIDTH: usize = 8;
 /// How much of the source's map is looked at in one go, in bytes.
 const WINDOW_BYTES: u64 = 1024 * 1024 * 1024;
 

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::error::OneLine;
 use portolan_model::{Caller, Name, Node, NodeId};
+use portolan_storage::StateStore;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -15,6 +16,11 @@ const BEAT: Duration = Duration::from_secs(20);
 const TIDY: Duration = Duration::from_secs(60);
 /// How often the figures of destinations are brought up to date, beside after each backup.
 const FIGURES: Duration = Duration::from_secs(300);
+/// How long events are kept: a year, and some time to look back at it.
+const EVENTS_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// How often older ones are removed, and how many at once.
+const PRUNE: Duration = Duration::from_secs(60 * 60);
+const PRUNED_AT_ONCE: u32 = 1000;
 /// The longest pause between two looks for platforms that are due.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -26,13 +32,26 @@ pub(crate) struct Housekeeping {
     address: String,
     staging: PathBuf,
     sync_interval: Option<Duration>,
+    event_history: Duration,
 }
+
+/// Events that one round of tidying forgets at the most: what ends at once after a longer history was configured is
+/// forgotten over some rounds.
+const EVENTS: u32 = 10_000;
 
 impl Housekeeping {
     /// For the node of that id and name, which stages in `staging`.
     pub(crate) fn new(core: Core, config: &Config, node: NodeId, name: String, staging: &Path) -> Self {
         let address = config.vplus.addresses.first().map(|a| a.ip().to_string()).unwrap_or_default();
-        Self { core, node, name, address, staging: staging.to_owned(), sync_interval: config.sync_interval }
+        Self {
+            core,
+            node,
+            name,
+            address,
+            staging: staging.to_owned(),
+            sync_interval: config.sync_interval,
+            event_history: config.event_history,
+        }
     }
 
     /// Works until told to stop. A failure is logged and the work tried again at its next turn.
@@ -45,6 +64,9 @@ impl Housekeeping {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut tidy, mut figures) = (later(TIDY), later(FIGURES));
+        // Soon after the start, or a server that is started again every hour would never get to it.
+        let mut prune = interval_at(Instant::now() + FIGURES, PRUNE);
+        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look =
             later(self.sync_interval.map_or(LOOK, |every| (every / 4).clamp(Duration::from_millis(100), LOOK)));
         loop {
@@ -53,6 +75,7 @@ impl Housekeeping {
                 _ = beat.tick() => self.beat().await,
                 _ = tidy.tick() => self.tidy().await,
                 _ = figures.tick() => self.figures().await,
+                _ = prune.tick() => self.prune_events(EVENTS_KEPT).await,
                 _ = look.tick() => self.look().await,
             }
         }
@@ -82,8 +105,27 @@ impl Housekeeping {
         if let Err(error) = self.core.portolan.registry.open_all().await {
             tracing::warn!(error = %OneLine(&error), "what is registered could not be looked through");
         }
+        let since = self.core.portolan.now() - self.event_history;
+        if let Err(error) = self.core.storage.prune_events(since, EVENTS).await {
+            tracing::warn!(error = %OneLine(&error), "old events could not be forgotten");
+        }
         if let Err(error) = self.core.clock.refresh(&self.core.storage).await {
             tracing::warn!(error = %OneLine(&error), "the clock could not be compared with the database's");
+        }
+    }
+
+    /// Removes events that are older than `keep`, some at a time, so that nobody waits for it long.
+    async fn prune_events(&self, keep: Duration) {
+        let before = self.core.portolan.now() - keep;
+        loop {
+            match self.core.storage.prune_events(before, PRUNED_AT_ONCE).await {
+                Ok(gone) if gone < u64::from(PRUNED_AT_ONCE) => return,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => {
+                    tracing::warn!(error = %OneLine(&error), "old events could not be removed");
+                    return;
+                }
+            }
         }
     }
 

@@ -8,7 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use portolan_api_manage::ManageOptions;
-use portolan_http::{Fault, FaultContext, Faults, PlainFaults};
+use portolan_http::idempotency::Identify;
+use portolan_http::{Fault, FaultContext, Faults, Idempotency, PlainFaults};
 use portolan_model::{BackupDestination, Platform, Scope};
 use portolan_storage::{Query, StateStore, StorageExt, StoreError};
 use portolan_tasks::TaskStore;
@@ -116,14 +117,17 @@ impl Management {
     }
 }
 
-/// The authenticated API under `/manage/v1`, of the process of that name.
-pub fn operators(core: &Core, node: &str) -> Router {
+/// The authenticated API under `/manage/v1`, of the process of that name. `once` makes the part that carries a
+/// repeated request out once, for senders that the API knows.
+pub fn operators(core: &Core, node: &str, once: impl FnOnce(Arc<dyn Identify>) -> Idempotency) -> Router {
     let options = ManageOptions {
         version: env!("CARGO_PKG_VERSION").into(),
         node: node.to_owned(),
         started: core.portolan.now(),
     };
-    portolan_api_manage::router(Arc::clone(&core.portolan), options)
+    let portolan = Arc::clone(&core.portolan);
+    let once = once(portolan_api_manage::senders(Arc::clone(&portolan)));
+    once.wrap(portolan_api_manage::router(portolan, options))
 }
 
 /// What the transport answers on its own account: each path has its form.

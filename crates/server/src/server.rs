@@ -152,8 +152,6 @@ impl Server {
         });
         let counted: Arc<dyn HttpMetrics> = Arc::new(metrics.clone());
         let edge = |name: &str| Edge::new(name, self.core.ids.clone()).metrics(Some(Arc::clone(&counted))).nosniff();
-        // Another dialect: `let once = idempotency("its name", its_crate::senders(…));` and
-        // `edge.wrap(once.wrap(its_crate::router(…)))`.
         let at_work = TaskTracker::new();
         let replays = replays::kept(self.core.portolan.access.replays.clone());
         let idempotency = |dialect: &str, senders: Arc<dyn Identify>| {
@@ -171,13 +169,16 @@ impl Server {
         if let Some(bound) = listeners.remove("orchestrator") {
             let options = orchestrator(config, &self.core, &bound);
             let edge = options.edge(edge("orchestrator"));
-            serve.push((bound, edge.wrap(portolan_api_orchestrator::router(Arc::clone(&self.core.portolan), options))));
+            let portolan = Arc::clone(&self.core.portolan);
+            let senders = portolan_api_orchestrator::senders(Arc::clone(&portolan), options.clone());
+            let once = idempotency("orchestrator", senders);
+            serve.push((bound, edge.wrap(portolan_api_orchestrator::router_once(portolan, options, once))));
         }
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
-            let once = idempotency("manage", portolan_api_manage::senders(Arc::clone(&self.core.portolan)));
-            let operators = once.wrap(management::operators(&self.core, &worker));
+            let once = |senders| idempotency("manage", senders);
+            let operators = management::operators(&self.core, &worker, once);
             serve.push((bound, edge.wrap(shown.router().merge(operators))));
         }
         for (bound, router) in serve {

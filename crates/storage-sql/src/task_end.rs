@@ -74,3 +74,44 @@ async fn prune_lanes(tx: &DatabaseTransaction, dialect: Dialect, limit: u32) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::Cells;
+    use crate::{SqlConfig, SqlStorage};
+    use portolan_model::Timestamp;
+    use portolan_tasks::{Outcome, TaskStore};
+    use portolan_testkit::tasks::{Kit, done};
+
+    async fn lanes(storage: &SqlStorage) -> Vec<(String, i64)> {
+        let rows = storage.sql("SELECT k, used FROM lane ORDER BY k").all(&storage.read).await.unwrap();
+        let read = |row| {
+            let mut cells = Cells::of(row);
+            (cells.text().unwrap(), cells.int().unwrap())
+        };
+        rows.iter().map(read).collect()
+    }
+
+    #[tokio::test]
+    async fn lanes_are_let_go_of_once_nobody_is_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = SqlStorage::connect(SqlConfig::sqlite(&dir.path().join("db"))).await.unwrap();
+        let kit = Kit::new(storage.clone());
+        let limited = |key| kit.limited("A", &[(key, 1)]);
+        kit.add(limited("a")).await;
+        let (first, second) = (kit.claim_one().await, kit.add(limited("b")).await);
+        let held = kit.claim_one().await;
+        assert_eq!(held.new.id, second);
+        kit.finish(&first, done()).await.unwrap();
+        assert_eq!(lanes(&storage).await, [("a".into(), 0), ("b".into(), 1)]);
+        assert_eq!(storage.prune(Timestamp::MIN, 100).await.unwrap(), 0);
+        assert_eq!(lanes(&storage).await, [("b".into(), 1)]);
+        // What was let go of is there again when it is needed.
+        kit.add(limited("a")).await;
+        kit.claim_one().await;
+        kit.finish(&held, Outcome::Released).await.unwrap();
+        assert_eq!(lanes(&storage).await, [("a".into(), 1), ("b".into(), 0)]);
+        storage.prune(Timestamp::MIN, 100).await.unwrap();
+        assert_eq!(lanes(&storage).await, [("a".into(), 1)]);
+    }
+}

@@ -3,9 +3,8 @@
 //! A driver's test brings a [`CloudFixture`] and calls [`all`]; each of the functions is also there alone. The suite
 //! asks for what a driver lacks all the same: it must answer with a typed `Unsupported` before anything goes out.
 //! What only a provider that can be disturbed shows (pages, unheard-of states, failures of transport, the life of
-//! tokens) is asked of a [`CloudBackend`]; for a fixture without one it is asked of the
-//! [`ScriptedCloud`](crate::scripted_cloud::ScriptedCloud), so that a green run always means that every point was
-//! looked at. The points are those of `docs/drivers/writing.md`, 10.
+//! tokens) is asked of a [`CloudBackend`]; for a fixture without one it is asked of the [`ScriptedCloud`], so that a
+//! green run always means that every point was looked at. The points are those of `docs/drivers/writing.md`, 10.
 
 mod accounts;
 mod create;

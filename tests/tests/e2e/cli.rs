@@ -43,7 +43,8 @@ async fn a_login_is_stored_for_its_owner_and_ended() {
     log_in(&site, &server);
     let file = site.dir().join(".config/portolan/credentials.toml");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(done(&site, &server, &["status"]).contains("no platforms") || !file.as_os_str().is_empty());
+    let status = done(&site, &server, &["status"]);
+    assert!(status.contains("fake_driver") && status.contains("local"), "{status}");
     let me = json(&site, &server, &["account", "whoami"]);
     assert_eq!((me["login"].as_str(), me["role"].as_str()), (Some("admin"), Some("ADMINISTRATOR")));
     done(&site, &server, &["logout"]);
@@ -89,9 +90,6 @@ async fn platforms_and_destinations_are_registered_and_forgotten() {
     done(&site, &server, &["platform", "remove", "lab"]);
     let gone = run(&site, &server, &["platform", "show", "lab"], "");
     assert!(gone.code == Some(1) && gone.err.contains("lab"), "{}", gone.err);
-
-    let audit = done(&site, &server, &["audit", "--actor", "admin", "--from", "1h"]);
-    assert!(audit.contains("platform.") && audit.contains("admin"), "{audit}");
     server.stop().await;
 }
 
@@ -133,24 +131,6 @@ async fn accounts_tokens_and_tenants_are_managed_without_a_secret_in_an_argument
     assert!(last.code == Some(1) && last.err.contains("last administrator"), "{}", last.err);
     done(&site, &server, &["account", "remove", "eve"]);
     done(&site, &server, &["tenant", "remove", "acme"]);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn tasks_are_drained_and_started_again() {
-    let site = Site::new();
-    let server = site.start().await;
-    log_in(&site, &server);
-    done(&site, &server, &["task", "drain", "--wait"]);
-    let sync = json(&site, &server, &["platform", "sync", "lab"]);
-    let task = sync["id"].as_str().unwrap();
-    let cancelled = json(&site, &server, &["task", "cancel", task]);
-    assert_eq!(cancelled["state"], "CANCELLED", "nothing runs it: {cancelled:#}");
-    let followed = run(&site, &server, &["task", "show", task, "--follow"], "");
-    assert!(followed.code == Some(1) && followed.err.contains("cancelled"), "{}", followed.err);
-    done(&site, &server, &["task", "drain", "--undo"]);
-    let again = json(&site, &server, &["platform", "sync", "lab"]);
-    done(&site, &server, &["task", "show", again["id"].as_str().unwrap(), "--follow"]);
     server.stop().await;
 }
 

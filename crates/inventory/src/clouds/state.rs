@@ -3,23 +3,56 @@
 use async_trait::async_trait;
 use portolan_driver::{CloudError, CloudErrorKind, DriverState, StateChange, StateEntry};
 use portolan_model::query::Filter;
-use portolan_model::{Clock, PlatformId, Scope};
+use portolan_model::{Clock, EventId, PlatformId, Scope};
 use portolan_storage::{
-    Change, DriverDocument, Kind, Put, Query, Require, Setting, Storage, StorageExt, StoreError, UnitOfWork,
+    CachedList, Change, DriverDocument, Kind, KindCache, Put, Require, Setting, Storage, StoreError, Stored, UnitOfWork,
 };
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// The documents of one platform's driver, in the store.
+/// The documents of one platform's driver, in the store. What has not changed is not read again.
 pub struct StoredDriverState {
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
     platform: PlatformId,
+    cache: KindCache<DriverDocument>,
+    shown: Mutex<Shown>,
+}
+
+/// The documents as they were last shown to the driver.
+#[derive(Default)]
+struct Shown {
+    of: CachedList<DriverDocument>,
+    by_id: BTreeMap<EventId, (Arc<Stored<DriverDocument>>, Arc<StateEntry>)>,
+    list: Arc<Vec<Arc<StateEntry>>>,
+}
+
+impl Shown {
+    /// Takes over a newer list; a document that is the same stays the same entry.
+    fn update(&mut self, rows: CachedList<DriverDocument>) -> Arc<Vec<Arc<StateEntry>>> {
+        if !Arc::ptr_eq(&self.of, &rows) {
+            let mut old = std::mem::take(&mut self.by_id);
+            for row in rows.iter() {
+                let kept = old.remove(&row.id).filter(|(was, _)| Arc::ptr_eq(was, row)).map(|(_, entry)| entry);
+                let entry = kept.unwrap_or_else(|| {
+                    let DriverDocument { key, value, .. } = row.value.clone();
+                    Arc::new(StateEntry { key, version: row.version, value })
+                });
+                self.by_id.insert(row.id, (Arc::clone(row), entry));
+            }
+            let mut list: Vec<Arc<StateEntry>> = self.by_id.values().map(|(_, entry)| Arc::clone(entry)).collect();
+            list.sort_by(|a, b| a.key.cmp(&b.key));
+            (self.of, self.list) = (rows, Arc::new(list));
+        }
+        Arc::clone(&self.list)
+    }
 }
 
 impl StoredDriverState {
     /// Those of `platform`.
     pub fn new(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>, platform: PlatformId) -> Self {
-        Self { storage, clock, platform }
+        let cache = KindCache::matching(Arc::clone(&storage), Filter::eq("platform", platform.uuid()));
+        Self { storage, clock, platform, cache, shown: Mutex::default() }
     }
 
     fn document(&self, key: String, value: serde_json::Value) -> DriverDocument {
@@ -31,14 +64,8 @@ impl StoredDriverState {
 #[async_trait]
 impl DriverState for StoredDriverState {
     async fn all(&self) -> Result<Arc<Vec<Arc<StateEntry>>>, CloudError> {
-        let query = Query::matching(Filter::eq("platform", self.platform.uuid()));
-        let rows = self.storage.list_of::<DriverDocument>(Scope::All, query).await.map_err(failed)?.items;
-        let mut entries: Vec<Arc<StateEntry>> = rows
-            .into_iter()
-            .map(|row| Arc::new(StateEntry { key: row.value.key, version: row.version, value: row.value.value }))
-            .collect();
-        entries.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Arc::new(entries))
+        let rows = self.cache.all().await.map_err(failed)?;
+        Ok(self.shown.lock().unwrap_or_else(PoisonError::into_inner).update(rows))
     }
 
     async fn write(&self, changes: Vec<StateChange>) -> Result<bool, CloudError> {

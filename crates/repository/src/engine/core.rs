@@ -67,7 +67,7 @@ pub(crate) struct Core {
     index: RwLock<Index>,
     loaded: tokio::sync::Mutex<Loaded>,
     pub(crate) cpu: Arc<Semaphore>,
-    unpackers: Unpackers,
+    openers: Openers,
 }
 
 /// The index segments that were read.
@@ -77,13 +77,13 @@ struct Loaded {
     bad: Vec<Damage>,
 }
 
-/// Spare decompressors, at most one for every worker.
+/// Spare openers of frames, at most one for every worker.
 #[derive(Default)]
-struct Unpackers(Mutex<Vec<zstd::bulk::Decompressor<'static>>>);
+struct Openers(Mutex<Vec<frame::Opener>>);
 
-impl std::fmt::Debug for Unpackers {
+impl std::fmt::Debug for Openers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Unpackers")
+        f.write_str("Openers")
     }
 }
 
@@ -165,7 +165,7 @@ impl Core {
             loaded: tokio::sync::Mutex::default(),
             cpu: Arc::new(Semaphore::new(workers)),
             options: RepositoryOptions { workers, ..options },
-            unpackers: Unpackers::default(),
+            openers: Openers::default(),
         }
     }
 
@@ -296,17 +296,17 @@ impl Core {
         mut each: impl FnMut(Result<(ChunkId, Bytes), BadChunk>),
     ) {
         let key = self.keys.pack_key(&info.salt);
-        let spare = lock(&self.unpackers.0).pop();
-        let mut unpack = spare.map_or_else(zstd::bulk::Decompressor::new, Ok);
+        let spare = lock(&self.openers.0).pop();
+        let mut opener = spare.map_or_else(frame::Opener::new, Ok);
         for (id, place) in frames {
             let start = u64::from(place.offset).checked_sub(base).and_then(|n| usize::try_from(n).ok());
             let frame = start.and_then(|n| bytes.get(n..)?.get(..place.stored as usize));
             let at = FrameRef { id: *id, class: info.class, offset: place.offset, raw: place.raw };
-            let opened = match (frame, &mut unpack) {
+            let opened = match (frame, &mut opener) {
                 (None, _) => Err("a frame lies past the pack's end".to_owned()),
                 (_, Err(e)) => Err(format!("no decompressor: {e}")),
-                (Some(frame), Ok(unpack)) => {
-                    frame::open(frame, &at, &key, &self.keys, unpack).map_err(|e| e.to_string())
+                (Some(frame), Ok(opener)) => {
+                    frame::open(frame, &at, &key, &self.keys, opener).map_err(|e| e.to_string())
                 }
             };
             each(match opened {
@@ -314,9 +314,9 @@ impl Core {
                 Err(what) => Err(BadChunk { id: *id, object: info.key(), what }),
             });
         }
-        let mut spare = lock(&self.unpackers.0);
+        let mut spare = lock(&self.openers.0);
         if spare.len() < self.options.workers {
-            spare.extend(unpack.ok());
+            spare.extend(opener.ok());
         }
     }
 

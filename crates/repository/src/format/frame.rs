@@ -71,29 +71,46 @@ pub struct FrameRef {
     pub raw: u32,
 }
 
+/// What frames are opened with: used again and again, since fresh memory costs about as much as opening does.
+pub struct Opener {
+    zstd: zstd::bulk::Decompressor<'static>,
+    sealed: Vec<u8>,
+}
+
+impl Opener {
+    /// One that has opened nothing yet.
+    ///
+    /// # Errors
+    /// When there is no memory for a decompressor.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { zstd: zstd::bulk::Decompressor::new()?, sealed: Vec::new() })
+    }
+}
+
 /// Opens a frame and checks that what it holds has the chunk's id.
 pub fn open(
     frame: &[u8],
     at: &FrameRef,
     key: &PackKey,
     keys: &RepositoryKeys,
-    unpack: &mut zstd::bulk::Decompressor<'static>,
+    opener: &mut Opener,
 ) -> Result<Vec<u8>, FormatError> {
     let (flags, sealed) = frame.split_first().ok_or(FormatError::Damaged("an empty frame"))?;
     if sealed.len() < TAG || *flags > ZSTD || at.raw > MAX_CHUNK_BYTES {
         return Err(FormatError::Damaged("not a frame"));
     }
-    let mut bytes = sealed.to_vec();
-    let len = key
+    opener.sealed.clear();
+    opener.sealed.extend_from_slice(sealed);
+    let plain = key
         .0
-        .open_in_place(nonce(0, at.offset.into()), aad(&at.id, *flags, at.class), &mut bytes)
-        .map_err(|_| FormatError::Damaged("a frame does not decrypt"))?
-        .len();
-    bytes.truncate(len);
-    if *flags == ZSTD {
-        bytes =
-            unpack.decompress(&bytes, at.raw as usize).map_err(|_| FormatError::Damaged("a frame does not unpack"))?;
-    }
+        .open_in_place(nonce(0, at.offset.into()), aad(&at.id, *flags, at.class), &mut opener.sealed)
+        .map_err(|_| FormatError::Damaged("a frame does not decrypt"))?;
+    let bytes = if *flags == ZSTD {
+        let unpacked = opener.zstd.decompress(plain, at.raw as usize);
+        unpacked.map_err(|_| FormatError::Damaged("a frame does not unpack"))?
+    } else {
+        plain.to_vec()
+    };
     if bytes.len() != at.raw as usize || keys.chunk_id(at.class, &bytes) != at.id {
         return Err(FormatError::Damaged("a chunk does not have its hash"));
     }

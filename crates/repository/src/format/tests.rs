@@ -42,8 +42,8 @@ fn config() -> Config {
     }
 }
 
-fn unpack() -> zstd::bulk::Decompressor<'static> {
-    zstd::bulk::Decompressor::new().unwrap()
+fn opener() -> frame::Opener {
+    frame::Opener::new().unwrap()
 }
 
 #[test]
@@ -97,12 +97,12 @@ fn frames_cannot_change_places() {
     let [a, b] = listing.entries[..] else { panic!("two frames") };
     let at = |e: super::pack::PackEntry| FrameRef { id: e.id, class: Class::Data, offset: e.offset, raw: e.raw };
     let frame = |e: super::pack::PackEntry| &bytes[e.offset as usize..(e.offset + e.stored) as usize];
-    assert_eq!(frame::open(frame(a), &at(a), &key, &keys, &mut unpack()).unwrap(), chunks[0]);
-    assert!(frame::open(frame(b), &at(a), &key, &keys, &mut unpack()).is_err());
+    assert_eq!(frame::open(frame(a), &at(a), &key, &keys, &mut opener()).unwrap(), chunks[0]);
+    assert!(frame::open(frame(b), &at(a), &key, &keys, &mut opener()).is_err());
     let moved = FrameRef { offset: b.offset, ..at(a) };
-    assert!(frame::open(frame(a), &moved, &key, &keys, &mut unpack()).is_err());
+    assert!(frame::open(frame(a), &moved, &key, &keys, &mut opener()).is_err());
     let meta = FrameRef { class: Class::Meta, ..at(a) };
-    assert!(frame::open(frame(a), &meta, &key, &keys, &mut unpack()).is_err());
+    assert!(frame::open(frame(a), &meta, &key, &keys, &mut opener()).is_err());
 }
 
 proptest! {
@@ -123,7 +123,7 @@ proptest! {
         let _ = record::open(&keys, "points/x", &bytes);
         let _ = Config::decode(&bytes);
         let at = FrameRef { id: ChunkId::ZERO, class: Class::Data, offset: 0, raw: 100 };
-        let _ = frame::open(&bytes, &at, &keys.pack_key(&[0; 16]), &keys, &mut unpack());
+        let _ = frame::open(&bytes, &at, &keys.pack_key(&[0; 16]), &keys, &mut opener());
     }
 
     #[test]
@@ -161,7 +161,7 @@ proptest! {
         for (entry, chunk) in entries.iter().zip(&chunks) {
             let frame = &bytes[entry.offset as usize..(entry.offset + entry.stored) as usize];
             let at = FrameRef { id: entry.id, class: Class::Data, offset: entry.offset, raw: entry.raw };
-            prop_assert_eq!(&frame::open(frame, &at, &key, &keys, &mut unpack()).unwrap(), chunk);
+            prop_assert_eq!(&frame::open(frame, &at, &key, &keys, &mut opener()).unwrap(), chunk);
         }
         prop_assert_eq!(segment::decode(&segment::encode(std::slice::from_ref(&listing))).unwrap(), vec![listing]);
     }

@@ -15,9 +15,8 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFla
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -202,9 +201,11 @@ impl Inner {
             return Err(ObjectError::OutOfRange);
         }
         let len = usize::try_from(range.end - range.start).map_err(|_| ObjectError::OutOfRange)?;
-        let mut content = vec![0; len];
-        file.read_exact_at(&mut content, range.start).map_err(io("read"))?;
-        Ok(content.into())
+        // Read into fresh memory, which need not be filled with zeros first.
+        let mut content = Vec::with_capacity(len);
+        file.seek(SeekFrom::Start(range.start)).map_err(io("read"))?;
+        file.take(range.end - range.start).read_to_end(&mut content).map_err(io("read"))?;
+        if content.len() == len { Ok(content.into()) } else { Err(ObjectError::OutOfRange) }
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, ObjectError> {

@@ -181,6 +181,7 @@ impl Api {
     fn refused(&self, answer: &Answer) -> Failure {
         let body: Value = answer.json().unwrap_or(Value::Null);
         let message = body.pointer("/error/message").and_then(Value::as_str).map(str::to_owned);
+        let code = body.pointer("/error/code").and_then(Value::as_str).unwrap_or_default();
         let ours = message.is_some();
         let message = message.unwrap_or_else(|| format!("the server answered {}", answer.status));
         match answer.status {
@@ -188,6 +189,7 @@ impl Api {
                 .hint("log in with `portolan login`, or give a token with PORTOLAN_TOKEN or --token-file"),
             StatusCode::UNAUTHORIZED => Failure::denied(message)
                 .hint("the token or password is not valid (any more): log in again with `portolan login`"),
+            StatusCode::FORBIDDEN if code == "WRONG_PASSWORD" => Failure::denied(message),
             StatusCode::FORBIDDEN => Failure::denied(message).hint("`portolan account whoami` shows what you may do"),
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Failure::usage(message),
             StatusCode::NOT_FOUND if !ours => Failure::new(format!("{} has no management API", self.url))

@@ -117,6 +117,7 @@ pub const KEYS: &[Key] = &[
     key("tasks.concurrency", Kind::Number(1, 256), Some("8"), "tasks that this process runs at once"),
     key("tasks.lease", Kind::Span(5), Some("30s"), "after how long without a sign of life a task is given to another"),
     key("tasks.history", Kind::Span(60), Some("90d"), "how long ended tasks are remembered"),
+    key("events.history", Kind::Span(3600), Some("400d"), "how long events are remembered, the audit log among them"),
     key("access.session_idle", Kind::Span(60), Some("30m"), "how long a login lasts without use"),
     key("access.session_absolute", Kind::Span(60), Some("24h"), "how long a login lasts at the most"),
     key("access.remember_logins", Kind::Span(0), Some("60s"), "how long verified passwords are taken without a hash"),

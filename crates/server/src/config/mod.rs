@@ -68,6 +68,8 @@ pub struct Config {
     pub task_lease: Duration,
     /// How long ended tasks are remembered.
     pub task_history: Duration,
+    /// How long events are remembered.
+    pub event_history: Duration,
     /// How long a login lasts without use.
     pub session_idle: Duration,
     /// How long a login lasts at the most.
@@ -181,6 +183,7 @@ impl Config {
             task_concurrency: read.number("tasks.concurrency").and_then(|n| usize::try_from(n).ok()).unwrap_or(1),
             task_lease: read.span("tasks.lease"),
             task_history: read.span("tasks.history"),
+            event_history: read.span("events.history"),
             session_idle: read.span("access.session_idle"),
             session_absolute: read.span("access.session_absolute"),
             remember_logins: read.span("access.remember_logins"),

@@ -9,8 +9,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 /// How hard zstd tries.
 const LEVEL: i32 = 3;
 
-/// A line.
-#[derive(Debug, Serialize, Deserialize)]
+/// A line. It may hold the master key: not to be printed.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
     /// The first.
