@@ -20,7 +20,6 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get, post, put};
 use portolan::Portolan;
-use portolan_http::Cors;
 use portolan_model::Timestamp;
 use std::sync::Arc;
 
@@ -40,14 +39,6 @@ pub struct ManageOptions {
 pub(crate) struct Manage {
     pub(crate) portolan: Arc<Portolan>,
     pub(crate) options: ManageOptions,
-    /// Knows the pages of this very host alone.
-    pub(crate) own_origin: Cors,
-}
-
-impl Manage {
-    fn new(portolan: Arc<Portolan>, options: ManageOptions) -> Self {
-        Self { portolan, options, own_origin: Cors::default() }
-    }
 }
 
 /// The API under `/manage/v1`, with its own answers for unknown paths and methods below that.
@@ -57,7 +48,7 @@ pub fn router(portolan: Arc<Portolan>, options: ManageOptions) -> Router {
         api = api.route(path, route);
     }
     let api = api.fallback(unknown_path).method_not_allowed_fallback(unknown_method);
-    Router::new().nest("/manage/v1", api).with_state(Manage::new(portolan, options))
+    Router::new().nest("/manage/v1", api).with_state(Manage { portolan, options })
 }
 
 /// Every path that is served.
@@ -84,8 +75,12 @@ fn table() -> Vec<(&'static str, MethodRouter<Manage>)> {
         ("/tenants", get(tenants::list).post(tenants::add)),
         ("/tenants/{tenant}", get(tenants::show).patch(tenants::change).delete(tenants::remove)),
         ("/tasks", get(tasks::list)),
+        ("/tasks/drain", get(tasks::drain_state).put(tasks::set_drain)),
         ("/tasks/{task}", get(tasks::show)),
         ("/tasks/{task}/cancel", post(tasks::cancel)),
+        ("/tasks/{task}/retry", post(tasks::retry)),
+        ("/tasks/{task}/abandon", post(tasks::abandon)),
+        ("/audit", get(system::audit)),
         ("/status", get(system::status)),
     ]
 }

@@ -2,9 +2,10 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{Content, ObjectBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
 
 /// A part of a list.
@@ -52,13 +53,26 @@ fn operation_id(method: &str, path: &str) -> String {
 fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
     let body = operation.request_body.is_some();
     let named = path.contains('{');
+    if writes {
+        let text = "Names the request: repeated under the same key, it is carried out once and answered the same for \
+                    a day";
+        let schema = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255)).build();
+        let key = ParameterBuilder::new().name("Idempotency-Key").parameter_in(ParameterIn::Header);
+        let key = key.description(Some(text)).schema(Some(schema)).build();
+        operation.parameters.get_or_insert_default().push(RefOr::T(key));
+    }
     let answers = [
         (true, StatusCode::BAD_REQUEST, "The request makes no sense; the message says why"),
         (true, StatusCode::UNAUTHORIZED, "No valid credentials"),
         (true, StatusCode::FORBIDDEN, "A privilege is missing"),
         (named, StatusCode::NOT_FOUND, "No such object for this account"),
         (body, StatusCode::REQUEST_TIMEOUT, "The body stopped arriving"),
-        (writes, StatusCode::CONFLICT, "The object's state, or another object, stands against it"),
+        (
+            writes,
+            StatusCode::CONFLICT,
+            "The object's state, another object, or the same request at work stands against it",
+        ),
+        (writes, StatusCode::UNPROCESSABLE_ENTITY, "The key was given to another request"),
         (body, StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
         (writes, StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is of another type than application/json"),
         (true, StatusCode::TOO_MANY_REQUESTS, "Too many failed logins"),
@@ -76,7 +90,7 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
 #[openapi(
     info(
         title = "Portolan management API",
-        description = "Platforms, destinations, accounts, tokens, tenants and tasks. Times are RFC 3339, sizes bytes. \
+        description = "Platforms, destinations, accounts, tokens, tenants, tasks and the audit log. Times are RFC 3339, sizes bytes. \
                        Unknown fields and unknown parameters are refused. Secrets go in and never come out, but for \
                        those that are told once: tokens, generated passwords, recovery keys.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
@@ -117,6 +131,11 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
         crate::handlers::tasks::list,
         crate::handlers::tasks::show,
         crate::handlers::tasks::cancel,
+        crate::handlers::tasks::retry,
+        crate::handlers::tasks::abandon,
+        crate::handlers::tasks::drain_state,
+        crate::handlers::tasks::set_drain,
+        crate::handlers::system::audit,
         crate::handlers::system::status,
     ),
     components(schemas(crate::error::ErrorBody))

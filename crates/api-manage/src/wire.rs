@@ -2,8 +2,9 @@
 
 use portolan::access::{AccountView, TokenView};
 use portolan::registry::{DestinationView, PlatformView, ProbeReport, SettingDescription};
+use portolan::storage::Event;
 use portolan::tasks::Task;
-use portolan::{Overview, TaskDetail};
+use portolan::{DrainState, Overview, TaskDetail};
 use portolan_model::describe::Describe;
 use portolan_model::{Caller, Privilege, TenantId, Timestamp, TypedId};
 use serde::Serialize;
@@ -259,6 +260,38 @@ pub(crate) struct TaskStep {
     output: serde_json::Value,
 }
 
+/// Whether a process takes on tasks.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Drain {
+    draining: bool,
+    /// How many tasks it runs.
+    running: usize,
+}
+
+/// A part of the audit log.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditPage {
+    items: Vec<AuditEvent>,
+    /// To be given as `before` for what came earlier; `null` at the end.
+    next: Option<i64>,
+}
+
+/// Something that somebody did.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditEvent {
+    seq: i64,
+    at: String,
+    /// `platform.added`, `account.deleted`, …
+    name: String,
+    /// By login; empty for Portolan itself.
+    actor: String,
+    /// The object that it is about.
+    subject: Option<Uuid>,
+    tenant: Option<Uuid>,
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+}
+
 /// How everything is.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Status {
@@ -416,6 +449,25 @@ pub(crate) fn task(task: Task) -> TaskBody {
 pub(crate) fn task_detail(detail: TaskDetail) -> TaskBody {
     let steps = detail.steps.into_iter().map(|(name, output)| TaskStep { name, output }).collect();
     TaskBody { steps: Some(steps), ..task(detail.task) }
+}
+
+pub(crate) fn drain(state: DrainState) -> Drain {
+    Drain { draining: state.draining, running: state.running }
+}
+
+pub(crate) fn audit(events: Vec<Event>, limit: u32) -> AuditPage {
+    let full = events.len() as u64 >= u64::from(limit);
+    let next = events.last().map(|event| event.seq).filter(|_| full);
+    let one = |e: Event| AuditEvent {
+        seq: e.seq,
+        at: time(e.at),
+        name: e.name,
+        actor: e.actor,
+        subject: e.subject,
+        tenant: id(e.tenant),
+        data: e.data,
+    };
+    AuditPage { items: events.into_iter().map(one).collect(), next }
 }
 
 pub(crate) fn status(options: &crate::ManageOptions, overview: Overview, caller: &Caller, now: Timestamp) -> Status {

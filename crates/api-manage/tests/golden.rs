@@ -115,5 +115,19 @@ async fn tasks() {
     scribe.ask("root", &format!("POST /tasks/{task}/cancel"), Value::Null).await;
     scribe.ask("root", "GET /tasks?state=ready,running", Value::Null).await;
     scribe.ask("root", "GET /tasks/x", Value::Null).await;
+    scribe.ask("root", &format!("POST /tasks/{task}/abandon"), json!({ "reason": "no use" })).await;
+    scribe.ask("olga", &format!("POST /tasks/{task}/retry"), Value::Null).await;
+    scribe.ask("root", "PUT /tasks/drain", json!({ "draining": true })).await;
+    world.start();
+    scribe.ask("root", "PUT /tasks/drain", json!({ "draining": true })).await;
+    world.pass(Duration::from_secs(60)).await;
+    scribe.ask("root", "GET /tasks/drain", Value::Null).await;
+    scribe.ask("root", "GET /tasks?state=succeeded", Value::Null).await;
+    scribe.ask("root", "PUT /tasks/drain", json!({ "draining": false })).await;
+    world.pass(Duration::from_secs(60)).await;
+    scribe.ask("root", "GET /tasks?state=succeeded&limit=1", Value::Null).await;
+    scribe.ask("root", "GET /audit?names=task.,tasks.&limit=3", Value::Null).await;
+    scribe.ask("root", "GET /audit?actor=olga", Value::Null).await;
+    scribe.ask("bea", "GET /audit?names=token.", Value::Null).await;
     insta::assert_snapshot!(scribe.book);
 }

@@ -23,6 +23,8 @@ fn bodies() -> Vec<(&'static str, Value)> {
         ("POST /tokens", json!({ "name": "x", "role": "VIEWER", "expires": "2030-01-01T00:00:00Z" })),
         ("POST /tenants", json!({ "name": "x", "external_id": "y" })),
         ("PATCH /tenants/blue", json!({ "name": "blue", "external_id": "os-blue" })),
+        ("PUT /tasks/drain", json!({ "draining": true })),
+        ("POST /tasks/00000000-0000-0000-0000-000000000000/abandon", json!({ "reason": "x" })),
     ]
 }
 
@@ -139,6 +141,11 @@ async fn unknown_parameters_paths_and_methods_are_named_as_such() {
         "GET /tasks?state=asleep",
         "GET /tasks?chain=x",
         "GET /tasks?vm=%00",
+        "GET /audit?subject=x",
+        "GET /audit?from=yesterday",
+        "GET /audit?before=x",
+        "GET /audit?offset=1",
+        "GET /audit?limit=1001",
         "GET /whoami?x=1",
         "GET /status?verbose",
         "DELETE /platforms/x?force=maybe",

@@ -53,6 +53,11 @@ fn matrix(world: &World, task: &str) -> Vec<(&'static str, String, Value, &'stat
         row("GET /tasks", "/tasks", none(), "aovdw"),
         row("GET /tasks/{task}", &format!("/tasks/{task}"), none(), "aovdw"),
         row("POST /tasks/{task}/cancel", &format!("/tasks/{nobody}/cancel"), none(), "aod"),
+        row("POST /tasks/{task}/retry", &format!("/tasks/{nobody}/retry"), none(), "aod"),
+        row("POST /tasks/{task}/abandon", &format!("/tasks/{nobody}/abandon"), none(), "aod"),
+        row("GET /tasks/drain", "/tasks/drain", none(), "aovdw"),
+        row("PUT /tasks/drain", "/tasks/drain", json!({ "draining": false }), "ao"),
+        row("GET /audit", "/audit", none(), "ad"),
         row("GET /status", "/status", none(), "aovdw"),
     ]
 }

@@ -8,7 +8,7 @@ use portolan_model::{Clock, IdSource};
 use portolan_protect::{Protect, Repositories};
 use portolan_storage::Storage;
 use portolan_tasks::EndBell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Why a Portolan could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -120,11 +120,12 @@ impl PortolanBuilder {
             open: drivers.clone(),
             repositories: Arc::clone(&repositories),
             clock: Arc::clone(&clock),
-            ids,
+            ids: Arc::clone(&ids),
             drivers: self.drivers,
             places: self.places,
             problems: Default::default(),
         });
-        Ok(Portolan { access, inventory, protect, registry, storage, drivers, repositories, clock, bell })
+        let drain = OnceLock::new();
+        Ok(Portolan { access, inventory, protect, registry, storage, drivers, repositories, clock, bell, ids, drain })
     }
 }

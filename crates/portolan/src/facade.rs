@@ -7,8 +7,8 @@ use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_
 use portolan_model::*;
 use portolan_protect::{Protect, ProtectError, Repositories};
 use portolan_storage::{Storage, StorageExt, StoreError};
-use portolan_tasks::{EndBell, Engine, EngineBuilder, Task, TaskStore};
-use std::sync::Arc;
+use portolan_tasks::{DrainSwitch, EndBell, Engine, EngineBuilder, Task, TaskStore};
+use std::sync::{Arc, OnceLock};
 
 /// The use cases of one Portolan over its ports.
 pub struct Portolan {
@@ -25,6 +25,9 @@ pub struct Portolan {
     pub(crate) repositories: Arc<Repositories>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bell: Arc<EndBell>,
+    pub(crate) ids: Arc<dyn IdSource>,
+    /// What makes the engine of this process drain, once it has one.
+    pub(crate) drain: OnceLock<Arc<DrainSwitch>>,
 }
 
 impl Portolan {

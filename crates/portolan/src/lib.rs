@@ -22,7 +22,7 @@ mod restores;
 pub use builder::{BuildError, PortolanBuilder};
 pub use chains::ChainView;
 pub use facade::Portolan;
-pub use operate::{Overview, TaskDetail, TaskFilter};
+pub use operate::{DrainState, Overview, TaskDetail, TaskFilter};
 pub use overview::{BackupFigures, Protection};
 
 /// Accounts, sessions, keys.

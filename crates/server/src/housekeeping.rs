@@ -43,7 +43,15 @@ impl Housekeeping {
     /// For the node of that id and name, which stages in `staging`.
     pub(crate) fn new(core: Core, config: &Config, node: NodeId, name: String, staging: &Path) -> Self {
         let address = config.vplus.addresses.first().map(|a| a.ip().to_string()).unwrap_or_default();
-        Self { core, node, name, address, staging: staging.to_owned(), sync_interval: config.sync_interval, event_history: config.event_history }
+        Self {
+            core,
+            node,
+            name,
+            address,
+            staging: staging.to_owned(),
+            sync_interval: config.sync_interval,
+            event_history: config.event_history,
+        }
     }
 
     /// Works until told to stop. A failure is logged and the work tried again at its next turn.

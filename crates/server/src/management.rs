@@ -126,7 +126,7 @@ pub fn operators(core: &Core, node: &str, once: impl FnOnce(Arc<dyn Identify>) -
         started: core.portolan.now(),
     };
     let portolan = Arc::clone(&core.portolan);
-    let once = once(portolan_api_manage::senders(Arc::clone(&portolan), options.clone()));
+    let once = once(portolan_api_manage::senders(Arc::clone(&portolan)));
     once.wrap(portolan_api_manage::router(portolan, options))
 }
 

@@ -135,6 +135,7 @@ impl Server {
             .grace(config.shutdown_grace)
             .build();
         let metrics = Metrics::new(engine.stats());
+        self.core.portolan.operates(engine.drain_switch());
         let stop = self.stop.clone();
         let readiness = Arc::clone(&self.readiness);
         self.running.spawn(async move {
@@ -176,14 +177,9 @@ impl Server {
         if let Some(bound) = listeners.remove("management") {
             let shown = Management { core: self.core.clone(), readiness: Arc::clone(&self.readiness), metrics };
             let edge = edge("management").faults(management::shape_fault);
-            serve.push((
-                bound,
-                edge.wrap(
-                    shown
-                        .router()
-                        .merge(management::operators(&self.core, &worker, |senders| idempotency("manage", senders))),
-                ),
-            ));
+            let once = |senders| idempotency("manage", senders);
+            let operators = management::operators(&self.core, &worker, once);
+            serve.push((bound, edge.wrap(shown.router().merge(operators))));
         }
         for (bound, router) in serve {
             self.serve(bound, router, config.shutdown_grace);

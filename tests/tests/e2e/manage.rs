@@ -1,5 +1,7 @@
 //! What an operator registers through the management API of a running server, and what is left of it after a restart.
 
+use hyper::Method;
+use hyper::header::{HeaderMap, HeaderValue};
 use portolan_e2e::{Disk, PASSWORD, Site, until};
 use portolan_http::client::Client;
 use portolan_model::Secret;
@@ -49,7 +51,18 @@ async fn platforms_destinations_and_tokens_outlive_a_restart_and_a_kill() {
     assert_eq!((&second["default"], &second["path"]), (&json!(true), &json!(place)), "{second:#}");
     let key = site.dir().join("second.key");
     std::fs::write(&key, second["recovery_key"].as_str().unwrap()).unwrap();
-    let token = post(&ops, "/tokens", &json!({ "name": "ci", "role": "VIEWER" })).await;
+    // Asked for twice under one key, as a client does whose connection broke: made once, and told again.
+    let ask = async || {
+        let mut headers = HeaderMap::new();
+        headers.insert("idempotency-key", HeaderValue::from_static("ci-token-1"));
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        let body = json!({ "name": "ci", "role": "VIEWER" }).to_string().into();
+        let answer = ops.send(Method::POST, "/manage/v1/tokens", headers, body).await.unwrap().ok().unwrap();
+        answer.json::<Value>().unwrap()
+    };
+    let token = ask().await;
+    assert_eq!(ask().await, token);
+    assert_eq!(get(&ops, "/tokens").await["total"], 1);
     let token = Secret::new(token["token"].as_str().unwrap());
 
     // A backup of a machine of the one to the other, without a restart.
@@ -84,6 +97,11 @@ async fn platforms_destinations_and_tokens_outlive_a_restart_and_a_kill() {
     assert_eq!(status("/destinations/second").await, 409);
     assert_eq!(status("/destinations/second?force=true").await, 204);
     assert_eq!(status("/destinations/local?force=true").await, 409, "it stands in the configuration");
+    let audit = get(&ops, "/audit?names=platform.,destination.&actor=admin").await;
+    let names: Vec<&str> = audit["items"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+    let expected =
+        ["destination.removed", "destination.made_default", "platform.removed", "destination.added", "platform.added"];
+    assert_eq!(names, expected, "{audit:#}");
     server.stop().await;
     let (place, key) = (place.display().to_string(), key.display().to_string());
     let listed = site.run(&["repo", "list", "--repository", &place, "--recovery-key-file", &key]);

@@ -5,7 +5,7 @@ use crate::Manage;
 use crate::auth::Authenticated;
 use crate::error::ApiError;
 use crate::input::{Body, Named, Params, items, page};
-use crate::wire::{self, TaskBody};
+use crate::wire::{self, Drain, TaskBody};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,7 +13,7 @@ use portolan::TaskFilter;
 use portolan_model::describe::Describe;
 use portolan_model::{TaskId, TaskState};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 /// Which tasks.
@@ -35,6 +35,21 @@ pub(crate) struct TaskParams {
     limit: Option<u64>,
     /// How many to pass over.
     offset: Option<u64>,
+}
+
+/// Why a task is given up.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AbandonBody {
+    /// For people; noted with the task.
+    reason: Option<String>,
+}
+
+/// Whether tasks are taken on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DrainBody {
+    draining: bool,
 }
 
 /// Tasks, newest first.
@@ -84,6 +99,55 @@ pub(crate) async fn cancel(
     Body(NoFields {}): Body<NoFields>,
 ) -> Result<Response, ApiError> {
     Ok(object(&wire::task_detail(state.portolan.cancel_task(&auth.caller, task_id(&id)?).await?)))
+}
+
+/// Has a task that stopped tried again; answers what goes on: the task itself, or the copy of one that had ended.
+#[utoipa::path(post, path = "/tasks/{task}/retry", params(("task" = Uuid, Path)),
+    responses((status = 200, body = TaskBody)), tag = "tasks")]
+pub(crate) async fn retry(
+    State(state): State<Manage>,
+    auth: Authenticated,
+    Named(id): Named,
+    Params(NoParams {}): Params<NoParams>,
+    Body(NoFields {}): Body<NoFields>,
+) -> Result<Response, ApiError> {
+    Ok(object(&wire::task_detail(state.portolan.retry_task(&auth.caller, task_id(&id)?).await?)))
+}
+
+/// Gives a stuck task up; what it has left behind stays.
+#[utoipa::path(post, path = "/tasks/{task}/abandon", params(("task" = Uuid, Path)), request_body = AbandonBody,
+    responses((status = 200, body = TaskBody)), tag = "tasks")]
+pub(crate) async fn abandon(
+    State(state): State<Manage>,
+    auth: Authenticated,
+    Named(id): Named,
+    Params(NoParams {}): Params<NoParams>,
+    Body(body): Body<AbandonBody>,
+) -> Result<Response, ApiError> {
+    let reason = body.reason.unwrap_or_default();
+    Ok(object(&wire::task_detail(state.portolan.abandon_task(&auth.caller, task_id(&id)?, &reason).await?)))
+}
+
+/// Whether the process that answers takes on tasks.
+#[utoipa::path(get, path = "/tasks/drain", responses((status = 200, body = Drain)), tag = "tasks")]
+pub(crate) async fn drain_state(
+    State(state): State<Manage>,
+    auth: Authenticated,
+    Params(NoParams {}): Params<NoParams>,
+) -> Result<Response, ApiError> {
+    Ok(object(&wire::drain(state.portolan.drain_state(&auth.caller)?)))
+}
+
+/// Has the process that answers take on no more tasks, or take on tasks again. What runs goes on.
+#[utoipa::path(put, path = "/tasks/drain", request_body = DrainBody, responses((status = 200, body = Drain)),
+    tag = "tasks")]
+pub(crate) async fn set_drain(
+    State(state): State<Manage>,
+    auth: Authenticated,
+    Params(NoParams {}): Params<NoParams>,
+    Body(body): Body<DrainBody>,
+) -> Result<Response, ApiError> {
+    Ok(object(&wire::drain(state.portolan.set_drain(&auth.caller, body.draining).await?)))
 }
 
 fn task_id(text: &str) -> Result<TaskId, ApiError> {

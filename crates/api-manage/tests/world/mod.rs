@@ -101,6 +101,7 @@ impl World {
     /// Starts an engine; it stops with the world.
     pub(crate) fn start(&self) {
         let engine = self.portolan.engine("node-1").build();
+        self.portolan.operates(engine.drain_switch());
         let stop = self.stop.clone();
         tokio::spawn(async move { engine.run(stop).await });
     }
