@@ -56,6 +56,7 @@ async fn lists(api: &Api) -> Vec<Value> {
             // What differs with time and place.
             for name in [
                 "totalDedupAvailableSpace",
+                "totalDedupUsedSpace",
                 "availableSpace",
                 "usedSpace",
                 "totalUsedSpace",
