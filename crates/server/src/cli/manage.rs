@@ -71,7 +71,7 @@ pub enum PlatformCommand {
     Remove {
         /// Its name or id.
         platform: String,
-        /// Also when machines with backups were found there.
+        /// Also when machines were found there; backups of them stay, and are found under their names.
         #[arg(long)]
         force: bool,
     },
@@ -244,6 +244,8 @@ pub enum TokenCommand {
     /// Show one token; not its secret, which is told once.
     Show {
         /// Its name or id.
+        // Not `token`, which is the one to log in with.
+        #[arg(id = "which", value_name = "TOKEN")]
         token: String,
     },
     /// Make a token and print it, once.
@@ -272,6 +274,8 @@ pub enum TokenCommand {
     #[command(visible_alias = "remove")]
     Revoke {
         /// Its name or id.
+        // Not `token`, which is the one to log in with.
+        #[arg(id = "which", value_name = "TOKEN")]
         token: String,
     },
 }

@@ -74,17 +74,19 @@ pub(crate) async fn there(from: &SqlStorage, to: &SqlStorage) {
     assert!(before_rows == after_rows, "{differ:#?}");
     assert!(fence(&after) >= fence(&before));
     // A number that is drawn stands for as many fences as one claim may hand out.
-    assert!(next_fence(to).await > fence(&before) * 4096);
+    assert!(next_fence(to, fence(&before)).await > fence(&before) * 4096);
 }
 
 /// The fence that a claim gets now.
-async fn next_fence(storage: &SqlStorage) -> i64 {
+async fn next_fence(storage: &SqlStorage, last: i64) -> i64 {
+    // Another task for each database that the state has been in: the last one's moved along.
+    let id = Uuid::from_u128(u128::MAX - u128::from(last.unsigned_abs()));
     let now = Timestamp::from_micros(4_000_000_000_000_000);
     let task = NewTask {
-        id: TaskId::from_uuid(Uuid::from_u128(u128::MAX)),
+        id: TaskId::from_uuid(id),
         kind: "moves".into(),
         tenant: None,
-        chain: ChainId::from_uuid(Uuid::from_u128(u128::MAX)),
+        chain: ChainId::from_uuid(id),
         priority: 50,
         run_at: now,
         start_by: None,
