@@ -3,7 +3,6 @@
 use portolan_driver::{Inventory as Listing, NativeVm};
 use portolan_model::external::{ExternalKind, ExternalRef};
 use portolan_model::host::HypervisorFacet;
-use portolan_model::vm::VmProtection;
 use portolan_model::*;
 use portolan_storage::Stored;
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,7 +184,7 @@ pub(crate) fn machine(
         created: old.map_or(now, |v| v.created),
         observed,
         settings: old.map(|v| v.settings.clone()).unwrap_or_default(),
-        protection: old.map(|v| v.protection.clone()).unwrap_or_else(VmProtection::default),
+        protection: old.map(|v| v.protection.clone()).unwrap_or_default(),
     }
 }
 

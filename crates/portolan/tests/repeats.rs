@@ -1,5 +1,7 @@
 //! Requests that are carried out a second time, as after a crash: they begin nothing anew.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod world;
 
 use portolan::model::backup::BackupType;

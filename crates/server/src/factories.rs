@@ -6,7 +6,7 @@ use portolan::registry::{
     BuiltDriver, DestinationDescription, DestinationFactory, DestinationSpec, DriverDescription, DriverFactory, Place,
     PlatformKind, PlatformSpec, SettingDescription,
 };
-use portolan_driver::{CloudDriver, DriverError, DummyCloud, Hypervisor};
+use portolan_driver::{CloudDriver, DriverError, DummyCloud, Hypervisor, RetryPolicy, Retrying, Timed};
 use portolan_driver_images::ImagesHypervisor;
 use portolan_inventory::StoredDriverState;
 use portolan_model::{Clock, IdSource};
@@ -15,7 +15,10 @@ use portolan_storage::Storage;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How long one call of a cloud may take.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// The dummy begins with no more nodes than this.
 const MAX_DUMMY_NODES: u32 = 10_000;
 
@@ -28,6 +31,12 @@ pub struct Factories {
     pub clock: Arc<dyn Clock>,
     /// Ids.
     pub ids: Arc<dyn IdSource>,
+}
+
+/// A cloud as the server calls it: no call takes for ever, and what is safe to repeat is repeated.
+pub fn guarded(cloud: Arc<dyn CloudDriver>, ids: &Arc<dyn IdSource>) -> Arc<dyn CloudDriver> {
+    let timed = Timed::new(cloud, CALL_LIMIT);
+    Arc::new(Retrying::new(Arc::new(timed), RetryPolicy::default(), Arc::clone(ids)))
 }
 
 #[async_trait]
@@ -65,7 +74,7 @@ impl DriverFactory for Factories {
                 let state = StoredDriverState::new(self.storage.clone(), self.clock.clone(), spec.id);
                 let nodes = nodes_of(spec.settings.get("nodes"))?;
                 let cloud = DummyCloud::new(Arc::new(state), self.ids.clone()).with_nodes(nodes);
-                let cloud: Arc<dyn CloudDriver> = Arc::new(cloud);
+                let cloud = guarded(Arc::new(cloud), &self.ids);
                 Ok(BuiltDriver { hypervisor: None, cloud: Some(cloud), url: "dummy://".to_owned() + &spec.name })
             }
             "images" => {

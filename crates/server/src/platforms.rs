@@ -3,6 +3,7 @@
 use crate::config::{CloudConfig, Config, DestinationConfig, PlatformConfig};
 use crate::core::Core;
 use crate::error::{Failure, OrFail};
+use crate::factories::guarded;
 use portolan_driver::{CloudDriver, DummyCloud};
 use portolan_driver_images::ImagesHypervisor;
 use portolan_inventory::NewPlatform;
@@ -68,7 +69,8 @@ async fn register_cloud(core: &Core, cloud: &CloudConfig) -> Result<PlatformId, 
     let inventory = &core.portolan.inventory;
     let make = |id: PlatformId| -> Arc<dyn CloudDriver> {
         let state = inventory.driver_state(id);
-        Arc::new(DummyCloud::new(state, core.ids.clone()).with_nodes(cloud.nodes.unwrap_or_default()))
+        let dummy = DummyCloud::new(state, core.ids.clone()).with_nodes(cloud.nodes.unwrap_or_default());
+        guarded(Arc::new(dummy), &core.ids)
     };
     let registered = inventory.register_cloud(&Caller::system(), new, make).await;
     Ok(registered.or_fail(what)?.id)

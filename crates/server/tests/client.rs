@@ -45,7 +45,8 @@ async fn run(answers: &[(u16, Value)], args: &[&str]) -> (Vec<String>, Result<()
         .wrap(Router::new().fallback(answer).with_state(fake.clone()));
     let stop = CancellationToken::new();
     let serving = tokio::spawn(bound.serve(router, stop.clone(), Duration::ZERO));
-    let args = ["portolan"].iter().chain(args).chain(&["--url", &url, "--token", "t0k3n"]).copied();
+    let there = ["--url", &url, "--token", "t0k3n"];
+    let args = ["portolan"].iter().chain(args).chain(&there).copied();
     let command = Cli::try_parse_from(args).unwrap().command;
     let ended = portolan_server::client::run(command, &Surroundings::default()).await;
     stop.cancel();

@@ -238,7 +238,7 @@ impl TaskStore for SqlStorage {
             }
             let reply = match rules::retry(&task, now, new_id)? {
                 Retrial::Itself(reply, settlement) => {
-                    work.settle(settlement).await?;
+                    work.settle(*settlement).await?;
                     reply
                 }
                 Retrial::Copy(copy) => {

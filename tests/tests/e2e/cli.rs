@@ -87,7 +87,9 @@ async fn platforms_and_destinations_are_registered_and_forgotten() {
     done(&site, &server, &["destination", "test", "vault"]);
     done(&site, &server, &["destination", "default", "local"]);
     done(&site, &server, &["destination", "remove", "vault"]);
-    done(&site, &server, &["platform", "remove", "lab"]);
+    let used = run(&site, &server, &["platform", "remove", "lab"], "");
+    assert!(used.code == Some(1) && used.err.contains("in use"), "{}", used.err);
+    done(&site, &server, &["platform", "remove", "lab", "--force"]);
     let gone = run(&site, &server, &["platform", "show", "lab"], "");
     assert!(gone.code == Some(1) && gone.err.contains("lab"), "{}", gone.err);
     server.stop().await;

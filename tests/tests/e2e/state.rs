@@ -54,7 +54,15 @@ async fn lists(api: &Api) -> Vec<Value> {
         items.retain(|item| item["type"]["name"] != "INDEX");
         for item in items.iter_mut().filter_map(Value::as_object_mut) {
             // What differs with time and place.
-            for name in ["availableSpace", "usedSpace", "totalUsedSpace", "totalAvailableSpace", "uptime", "path"] {
+            for name in [
+                "totalDedupAvailableSpace",
+                "availableSpace",
+                "usedSpace",
+                "totalUsedSpace",
+                "totalAvailableSpace",
+                "uptime",
+                "path",
+            ] {
                 item.remove(name);
             }
         }

@@ -99,7 +99,7 @@ async fn a_tenant_sees_its_own_nodes_only() {
     let ids = async |caller| -> Vec<String> {
         inventory.cloud_nodes(caller, w.cloud).await.unwrap().into_iter().map(|n| n.id).collect()
     };
-    assert_eq!(ids(red).await, [node.id.clone()]);
+    assert_eq!(ids(red).await, std::slice::from_ref(&node.id));
     assert!(ids(blue).await.is_empty());
     assert_eq!(ids(&me()).await, ["1", "2", "3"]);
     assert_eq!((w.machines(red).await.len(), w.machines(blue).await.len()), (1, 0));

@@ -71,7 +71,7 @@ pub enum PlatformCommand {
     Remove {
         /// Its name or id.
         platform: String,
-        /// Also when machines with backups were found there.
+        /// Also when machines were found there; backups of them stay, and are found under their names.
         #[arg(long)]
         force: bool,
     },

@@ -144,7 +144,7 @@ impl MemoryTasks {
         self.see(now);
         match rules::retry(self.visible(scope, id)?, now, new_id)? {
             Retrial::Itself(reply, settlement) => {
-                self.settle(now, settlement);
+                self.settle(now, *settlement);
                 Ok(reply)
             }
             Retrial::Copy(copy) => {

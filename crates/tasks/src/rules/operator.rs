@@ -10,7 +10,7 @@ use portolan_model::{TaskId, Timestamp};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Retrial {
     /// The task itself goes on.
-    Itself(RetryReply, Settlement),
+    Itself(RetryReply, Box<Settlement>),
     /// The task has ended and stays so; this copy is enqueued.
     Copy(Box<NewTask>),
 }
@@ -27,7 +27,7 @@ pub enum Retrial {
 ///
 /// Anything else is [`TaskError::Conflict`].
 pub fn retry(task: &Task, now: Timestamp, new_id: TaskId) -> Result<Retrial, TaskError> {
-    let itself = |reply, task| Ok(Retrial::Itself(reply, Settlement::of(task)));
+    let itself = |reply, task| Ok(Retrial::Itself(reply, Box::new(Settlement::of(task))));
     match task.state {
         TaskState::Stuck => {
             let mut again = Task { state: TaskState::Undoing, lease_until: None, ..task.clone() };
