@@ -1,4 +1,5 @@
-//! The wire, word for word: a day of an operator, request by request. The answers are in `snapshots/`.
+//! The wire, word for word: a day of an operator, request by request. The answers are in `snapshots/`; ids stand there
+//! as numbers in the order in which they came up, and what is told once as `(told once)`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod world;
@@ -12,18 +13,66 @@ use world::World;
 struct Scribe<'w> {
     world: &'w World,
     book: String,
+    ids: Vec<String>,
 }
 
-impl Scribe<'_> {
+/// What is told once. Everything else that a field of these names holds is an id, or nothing.
+const TOLD: [&str; 3] = ["password", "recovery_key", "token"];
+
+impl<'w> Scribe<'w> {
+    fn new(world: &'w World) -> Self {
+        Self { world, book: String::new(), ids: Vec::new() }
+    }
+
+    /// The text with every id in it as its number.
+    fn numbered(&mut self, text: &str) -> String {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some(first) = rest.chars().next() {
+            match rest.get(..36).filter(|id| id.is_ascii() && uuid::Uuid::try_parse(id).is_ok()) {
+                Some(id) => {
+                    if !self.ids.iter().any(|known| known == id) {
+                        self.ids.push(id.to_owned());
+                    }
+                    let number = self.ids.iter().position(|known| known == id).unwrap();
+                    write!(out, "<{number}>").unwrap();
+                    rest = &rest[36..];
+                }
+                None => {
+                    out.push(first);
+                    rest = &rest[first.len_utf8()..];
+                }
+            }
+        }
+        out
+    }
+
+    fn written(&mut self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.numbered(text)),
+            Value::Array(items) => items.iter().map(|item| self.written(item)).collect(),
+            Value::Object(fields) => {
+                let one = |(name, value): (&String, &Value)| {
+                    let told = value.as_str().is_some_and(|text| uuid::Uuid::try_parse(text).is_err());
+                    let secret = TOLD.contains(&name.as_str()) && told;
+                    (name.clone(), if secret { "(told once)".into() } else { self.written(value) })
+                };
+                Value::Object(fields.iter().map(one).collect())
+            }
+            other => other.clone(),
+        }
+    }
+
     async fn ask(&mut self, login: &str, call: &str, body: Value) -> Value {
         let (status, answer) = self.world.ask(login, call, body.clone()).await;
+        let call = self.numbered(call);
         writeln!(self.book, "{login}: {call}").unwrap();
         if !body.is_null() {
             writeln!(self.book, "{body}").unwrap();
         }
         writeln!(self.book, "→ {}", status.as_u16()).unwrap();
         if !answer.is_null() {
-            writeln!(self.book, "{}", serde_json::to_string_pretty(&answer).unwrap()).unwrap();
+            let written = self.written(&answer);
+            writeln!(self.book, "{}", serde_json::to_string_pretty(&written).unwrap()).unwrap();
         }
         self.book.push('\n');
         answer
@@ -34,7 +83,7 @@ impl Scribe<'_> {
 async fn platforms_and_destinations() {
     let world = World::new().await;
     world.factories.hypervisor("lab").add_vm("web", &[("disk", vec![1; 4096])]);
-    let mut scribe = Scribe { world: &world, book: String::new() };
+    let mut scribe = Scribe::new(&world);
     let lab =
         json!({ "name": "lab", "driver": "fake", "settings": { "root": "lab" }, "secrets": { "token": world::TOKEN } });
     scribe.ask("root", "GET /drivers", Value::Null).await;
@@ -72,7 +121,7 @@ async fn platforms_and_destinations() {
 #[tokio::test(start_paused = true)]
 async fn accounts_tokens_and_tenants() {
     let world = World::new().await;
-    let mut scribe = Scribe { world: &world, book: String::new() };
+    let mut scribe = Scribe::new(&world);
     scribe.ask("root", "GET /whoami", Value::Null).await;
     scribe.ask("root", "POST /tenants", json!({ "name": "red", "external_id": "os-red" })).await;
     scribe.ask("root", "PATCH /tenants/RED", json!({ "name": "crimson" })).await;
@@ -105,7 +154,7 @@ async fn accounts_tokens_and_tenants() {
 #[tokio::test(start_paused = true)]
 async fn tasks() {
     let world = World::new().await;
-    let mut scribe = Scribe { world: &world, book: String::new() };
+    let mut scribe = Scribe::new(&world);
     let lab = json!({ "name": "lab", "driver": "fake", "settings": { "root": "lab" } });
     world.root("POST /platforms", lab).await;
     let list = scribe.ask("root", "GET /tasks?platform=lab&kind=inventory-sync,export", Value::Null).await;
