@@ -138,3 +138,26 @@ async fn refusals_have_their_exit_codes() {
     assert_eq!(seen, ["POST /platforms/lab/test {}"]);
     assert!(ended.unwrap_err().render().contains("nobody there"));
 }
+
+/// A positional argument whose id is that of an option which all commands of a family have would take that option's
+/// place without a word: `token revoke NAME` would log in with NAME.
+#[test]
+fn no_argument_is_taken_for_an_option_of_its_family() {
+    fn look(command: &clap::Command, above: &mut Vec<String>, seen: &mut usize) {
+        let own: Vec<&clap::Arg> = command.get_arguments().collect();
+        for positional in own.iter().filter(|a| a.is_positional()) {
+            let id = positional.get_id().to_string();
+            assert!(!above.contains(&id), "{}: {id}", command.get_name());
+            *seen += 1;
+        }
+        let before = above.len();
+        above.extend(own.iter().filter(|a| a.is_global_set()).map(|a| a.get_id().to_string()));
+        for inner in command.get_subcommands() {
+            look(inner, above, seen);
+        }
+        above.truncate(before);
+    }
+    let mut seen = 0;
+    look(&<Cli as clap::CommandFactory>::command(), &mut Vec::new(), &mut seen);
+    assert!(seen > 20, "{seen}");
+}
