@@ -16,11 +16,6 @@ const BEAT: Duration = Duration::from_secs(20);
 const TIDY: Duration = Duration::from_secs(60);
 /// How often the figures of destinations are brought up to date, beside after each backup.
 const FIGURES: Duration = Duration::from_secs(300);
-/// How long events are kept: a year, and some time to look back at it.
-const EVENTS_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
-/// How often older ones are removed, and how many at once.
-const PRUNE: Duration = Duration::from_secs(60 * 60);
-const PRUNED_AT_ONCE: u32 = 1000;
 /// The longest pause between two looks for platforms that are due.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -64,9 +59,6 @@ impl Housekeeping {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut tidy, mut figures) = (later(TIDY), later(FIGURES));
-        // Soon after the start, or a server that is started again every hour would never get to it.
-        let mut prune = interval_at(Instant::now() + FIGURES, PRUNE);
-        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look =
             later(self.sync_interval.map_or(LOOK, |every| (every / 4).clamp(Duration::from_millis(100), LOOK)));
         loop {
@@ -75,7 +67,6 @@ impl Housekeeping {
                 _ = beat.tick() => self.beat().await,
                 _ = tidy.tick() => self.tidy().await,
                 _ = figures.tick() => self.figures().await,
-                _ = prune.tick() => self.prune_events(EVENTS_KEPT).await,
                 _ = look.tick() => self.look().await,
             }
         }
@@ -111,21 +102,6 @@ impl Housekeeping {
         }
         if let Err(error) = self.core.clock.refresh(&self.core.storage).await {
             tracing::warn!(error = %OneLine(&error), "the clock could not be compared with the database's");
-        }
-    }
-
-    /// Removes events that are older than `keep`, some at a time, so that nobody waits for it long.
-    async fn prune_events(&self, keep: Duration) {
-        let before = self.core.portolan.now() - keep;
-        loop {
-            match self.core.storage.prune_events(before, PRUNED_AT_ONCE).await {
-                Ok(gone) if gone < u64::from(PRUNED_AT_ONCE) => return,
-                Ok(_) => tokio::task::yield_now().await,
-                Err(error) => {
-                    tracing::warn!(error = %OneLine(&error), "old events could not be removed");
-                    return;
-                }
-            }
         }
     }
 
