@@ -90,7 +90,9 @@ impl Inventory {
         for mut note in self.storage.list_of::<Replay>(Scope::All, query).await?.items {
             let now = self.clock.now();
             let elsewhere = note.holder != self.waits.process.to_string();
-            if elsewhere && !self.rules.alone && note.held_until > now {
+            let waited_for = elsewhere && !self.rules.alone && note.held_until > now;
+            // One that nobody asked for again in time is nobody's any more, also before it is swept.
+            if waited_for || note.expires <= now {
                 continue;
             }
             let Some(guard) = self.waits.attend(TaskId::from_uuid(note.id.uuid())) else { continue };
