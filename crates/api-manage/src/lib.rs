@@ -66,6 +66,7 @@ fn table() -> Vec<(&'static str, MethodRouter<Manage>)> {
         ("/destinations/{destination}", get(destinations::show).delete(destinations::remove)),
         ("/destinations/{destination}/test", post(destinations::try_stored)),
         ("/destinations/{destination}/default", put(destinations::make_default)),
+        ("/destinations/{destination}/recovery-key", post(destinations::make_recovery_key)),
         ("/whoami", get(accounts::whoami)),
         ("/accounts", get(accounts::list).post(accounts::add)),
         ("/accounts/{account}", get(accounts::show).patch(accounts::change).delete(accounts::remove)),

@@ -112,6 +112,7 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
         crate::handlers::destinations::remove,
         crate::handlers::destinations::try_stored,
         crate::handlers::destinations::make_default,
+        crate::handlers::destinations::make_recovery_key,
         crate::handlers::accounts::whoami,
         crate::handlers::accounts::list,
         crate::handlers::accounts::add,

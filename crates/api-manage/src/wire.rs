@@ -101,6 +101,13 @@ pub(crate) struct AddedDestination {
     pub(crate) recovery_key: Option<String>,
 }
 
+/// A further recovery key.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NewRecoveryKey {
+    /// Told once.
+    pub(crate) recovery_key: String,
+}
+
 /// What a test came to.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TestResult {

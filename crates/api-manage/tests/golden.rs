@@ -109,6 +109,9 @@ async fn platforms_and_destinations() {
     let second = json!({ "name": "second", "kind": "memory", "settings": { "bucket": "c" } });
     scribe.ask("root", "POST /destinations", second).await;
     scribe.ask("root", "PUT /destinations/second/default", Value::Null).await;
+    scribe.ask("root", "POST /destinations/second/recovery-key", json!({ "replace": true })).await;
+    scribe.ask("root", "POST /destinations/second/recovery-key", json!({ "replaces": true })).await;
+    scribe.ask("root", "POST /destinations/third/recovery-key", json!({})).await;
     scribe.ask("root", "GET /destinations?limit=1&offset=1", Value::Null).await;
     scribe.ask("root", "DELETE /destinations/second", Value::Null).await;
     scribe.ask("root", "DELETE /destinations/vault", Value::Null).await;

@@ -33,6 +33,7 @@ fn matrix(world: &World, task: &str) -> Vec<(&'static str, String, Value, &'stat
         row("DELETE /destinations/{destination}", "/destinations/nope", none(), "a"),
         row("POST /destinations/{destination}/test", "/destinations/vault/test", none(), "a"),
         row("PUT /destinations/{destination}/default", "/destinations/vault/default", none(), "a"),
+        row("POST /destinations/{destination}/recovery-key", "/destinations/nope/recovery-key", json!({}), "a"),
         row("GET /whoami", "/whoami", none(), "aovdw"),
         row("GET /accounts", "/accounts", none(), "ad"),
         row("POST /accounts", "/accounts", json!({ "login": "vera", "role": "VIEWER" }), "ad"),

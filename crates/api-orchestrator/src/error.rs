@@ -103,15 +103,20 @@ impl ApiError {
     /// The error of a start. What is wrong with the request itself stays a 400.
     pub(crate) fn starting(e: InventoryError) -> Self {
         match e {
-            InventoryError::Invalid(_) | InventoryError::Conflict(_) => e.into(),
+            InventoryError::Invalid(_) => e.into(),
             _ => Self::from(e).of_start(),
         }
     }
 
-    /// The error of an assignment or a release: there a node that is not there has other words (section 5).
-    pub(crate) fn assigning(e: InventoryError) -> Self {
+    /// The error of an assignment or a release: there a node that is not there, or of which nothing can be said just
+    /// now, has other words (section 5).
+    pub(crate) fn assigning(e: InventoryError, unsayable: &'static str) -> Self {
         match e {
             InventoryError::Unknown { what: "node", .. } => Self::bad_request("Node not found"),
+            InventoryError::Cloud(_) | InventoryError::Store(_) | InventoryError::Tasks(_) => {
+                tracing::warn!(error = &e as &(dyn Error + 'static), "nothing can be said of the nodes");
+                Self::bad_request(unsayable)
+            }
             _ => e.into(),
         }
     }
@@ -210,7 +215,9 @@ impl From<InventoryError> for ApiError {
             InventoryError::Denied(_) => Self::forbidden(),
             InventoryError::Unknown { what: "image", .. } => Self::bad_request("no useful image id here"),
             InventoryError::Unknown { what: "size", .. } => Self::bad_request("no useful size id here"),
-            InventoryError::Unknown { what: "node", .. } => Self::bad_request("no useful node id here"),
+            InventoryError::Unknown { what: "node", .. } | InventoryError::Gone { .. } => {
+                Self::bad_request("no useful node id here")
+            }
             // The cloud was taken away between two looks at it, or never was there.
             InventoryError::Unknown { .. } | InventoryError::NotFound { .. } => Self::no_cloud(),
             InventoryError::Cloud(e) => Self::cloud(e.kind == CloudErrorKind::Unsupported, &e),

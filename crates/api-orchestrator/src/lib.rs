@@ -118,7 +118,7 @@ fn table() -> Vec<(&'static str, MethodRouter<Orchestrator>)> {
         ("/auth", view(get(plain::dev).post(sessions::login))),
         ("/auth/logout", view(get(sessions::logout).post(sessions::logout))),
         ("/test/start", view(get(plain::dev).put(probes::probe))),
-        ("/test/{user}/kill", view(get(plain::dev).put(probes::kill))),
+        ("/test/{user}/kill", get(probes::kill_page).put(probes::kill).fallback(probes::kill_otherwise)),
     ]
 }
 

@@ -6,7 +6,7 @@
 mod world;
 
 use axum::http::header;
-use portolan::driver::{Capability, CloudCall, CloudError, CloudErrorKind};
+use portolan::driver::{Capability, CloudCall, CloudDriver, CloudDriverExt, CloudError, CloudErrorKind, HeldCalls};
 use portolan_api_orchestrator::OrchestratorOptions;
 use serde_json::{Value, json};
 use world::{Talk, World, ask, options, with};
@@ -155,19 +155,23 @@ async fn starts_that_come_to_nothing_or_take_long() {
     world.fake.fail_before(CloudCall::CreateNode, 1, CloudError::new(CloudErrorKind::Quota, "no room"));
     assert_eq!(said(&talk, "POST", "/vm/start", start).await, (500, format!("Something went wrong {CLOUD}")));
 
-    let held = world.fake.hold_before(CloudCall::CreateNode, 1);
+    // Each attempt is given up after a while, and the next one hangs, too.
+    let hang = |call| (1..=5).map(|nth| world.fake.hold_before(call, nth)).collect::<Vec<_>>();
+    let held = hang(CloudCall::CreateNode);
     let (status, message) = said(&talk, "POST", "/vm/start", start).await;
     assert!(status == 500 && message.starts_with("Something went wrong the work is not done yet"), "{message}");
-    held.release();
+    world.fake.clear();
+    held.into_iter().for_each(HeldCalls::release);
     // The same request again gets the node that the first one began, and the next one another.
     assert_eq!(talk.post("/api/v1/vm/start", start).await.json()["nodes"]["id"], "3");
     assert_eq!(talk.post("/api/v1/vm/start", start).await.json()["nodes"]["id"], "4");
     assert_eq!(talk.get("/api/v1/nodes").await.json()["nodes"].as_array().unwrap().len(), 4);
 
-    let held = world.fake.hold_before(CloudCall::DestroyNode, 1);
+    let held = hang(CloudCall::DestroyNode);
     let (status, message) = said(&talk, "PUT", "/vm/stop", r#"{"node":"4"}"#).await;
     assert!(status == 500 && message.starts_with("the work is not done yet"), "{message}");
-    held.release();
+    world.fake.clear();
+    held.into_iter().for_each(HeldCalls::release);
     assert_eq!(said(&talk, "PUT", "/vm/stop", r#"{"node":"4"}"#).await.0, 200);
 }
 
@@ -228,6 +232,70 @@ async fn assignments() {
     assert_eq!(talk.get("/api/v1/vm/status").await.text, include_str!("golden/no_assignments.json"));
 }
 
+/// A wish for a node, by what is given of it.
+fn assign(node: Value) -> Value {
+    let mut wish = json!({ "user": "u", "vm_type": "t" });
+    wish.as_object_mut().unwrap().extend(node.as_object().unwrap().clone());
+    wish
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_named_twice() {
+    let world = World::new().await;
+    let talk = world.talk();
+    let put =
+        async |what: &str, body: &Value| said(&talk, "PUT", &format!("/vm/action/{what}"), &body.to_string()).await;
+    // By its name where that is given.
+    let (status, text) = put("assign", &assign(json!({ "node": "1", "hostname": "dummy-2" }))).await;
+    assert_eq!((status, text.as_str()), (200, include_str!("golden/assigned.json")));
+    assert_eq!(talk.get("/api/v1/vm/status").await.text, include_str!("golden/assignments.json"));
+    // A release destroys: of two different nodes neither.
+    let not_found = (400, "Node not found".to_owned());
+    assert_eq!(put("release", &json!({ "node": "1", "hostname": "dummy-2" })).await, not_found);
+    assert_eq!(put("release", &json!({ "node": "1" })).await, (400, "Node 1 is not assigned".into()));
+    let (status, text) = put("release", &json!({ "node": "2", "hostname": "dummy-2" })).await;
+    assert_eq!((status, text.as_str()), (200, include_str!("golden/released.json")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_gone_is_given_back() {
+    let world = World::new().await;
+    let talk = world.talk();
+    let put =
+        async |what: &str, body: &Value| said(&talk, "PUT", &format!("/vm/action/{what}"), &body.to_string()).await;
+    assert_eq!(put("assign", &assign(json!({ "node": "1" }))).await.0, 200);
+    let gone = world.fake.nodes().await.unwrap()[0].reference();
+    world.fake.destroy_node(&gone).await.unwrap();
+    assert_eq!(put("release", &json!({ "node": "1" })).await, (400, "no useful node id here".into()));
+    assert_eq!(put("release", &json!({ "node": "1" })).await, (400, "Node not found".into()));
+    assert_eq!(talk.get("/api/v1/vm/status").await.json()["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn assignments_while_the_cloud_is_away() {
+    let world = World::new().await;
+    let talk = world.talk();
+    let put =
+        async |what: &str, body: &Value| said(&talk, "PUT", &format!("/vm/action/{what}"), &body.to_string()).await;
+    let away = || world.fake.fail_always(None, CloudError::new(CloudErrorKind::Unreachable, "gone fishing"));
+    away();
+    // Nothing is known yet.
+    assert_eq!(talk.get("/api/v1/vm/status").await.text, include_str!("golden/no_assignments.json"));
+    for field in ["node", "hostname"] {
+        let wish = assign(json!({ field: "1" }));
+        assert_eq!(put("assign", &wish).await, (400, "Node not found".into()));
+        assert_eq!(put("release", &json!({ field: "1" })).await, (400, "Node not found".into()));
+    }
+    world.fake.clear();
+    let before = talk.get("/api/v1/vm/status").await.text;
+    away();
+    assert_eq!(talk.get("/api/v1/vm/status").await.text, before);
+    assert_eq!(put("assign", &assign(json!({ "node": "2" }))).await.0, 200);
+    assert_eq!(put("assign", &assign(json!({ "node": "2" }))).await.1, "Node 2 is already assigned");
+    world.fake.clear();
+    assert_eq!(talk.get("/api/v1/vm/status").await.text, include_str!("golden/assignments.json"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn paths_and_methods() {
     let world = World::new().await;
@@ -269,7 +337,10 @@ async fn paths_and_methods() {
         ("GET", "/api/v1/auth", 200, DEV),
         ("GET", "/api/v1/test/start", 200, DEV),
         ("GET", "/api/v1/test/5/kill", 200, DEV),
+        ("POST", "/api/v1/test/5/kill", 501, NO),
         ("PUT", "/api/v1/test/x/kill", 404, NOT_FOUND),
+        ("GET", "/api/v1/test/x/kill", 404, NOT_FOUND),
+        ("POST", "/api/v1/test/x/kill", 404, NOT_FOUND),
         ("GET", "/api/v1/fw/open", 501, NO),
         ("PUT", "/api/v1/fw/open", 501, NO),
         ("POST", "/api/v1/fw/close", 501, NO),

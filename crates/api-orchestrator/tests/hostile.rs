@@ -146,16 +146,28 @@ async fn faults_of_the_transport_are_told_in_the_dialects_form() {
     }
 }
 
-/// A list that hangs is given up, and the next one is answered.
+/// A call that hangs is given up, whatever it was for, in the dialect's words; and the next one is answered.
 #[tokio::test(start_paused = true)]
 async fn a_cloud_that_hangs() {
+    const CLOUD: &str = "Cloud not valid or wrong path";
     let world = World::new().await;
     let talk = world.talk();
     let held = world.fake.hold_before(CloudCall::ListNodes, 1);
     let answer = talk.get("/api/v1/nodes").await;
-    assert!(answer.status == 503 && answer.cookie().is_none());
+    assert_eq!((answer.status, answer.message().as_str()), (500, CLOUD));
     assert_eq!(talk.get("/api/v1/nodes").await.status, 200);
     held.release();
+    for call in [CloudCall::ListImages, CloudCall::ListSizes] {
+        let held = world.fake.hold_before(call, 1);
+        let answer = talk.post(START, start("x")).await;
+        assert_eq!((answer.status, answer.message()), (500, format!("Something went wrong {CLOUD}")));
+        held.release();
+    }
+    let held = world.fake.hold_before(CloudCall::ListNodes, 1);
+    let answer = talk.put("/api/v1/vm/stop", json!({ "node": "1" })).await;
+    assert_eq!((answer.status, answer.message().as_str()), (500, CLOUD));
+    held.release();
+    assert_eq!(talk.get("/api/v1/nodes").await.json()["nodes"].as_array().unwrap().len(), 2, "nothing was done");
 }
 
 /// Many starts side by side: as many nodes, each told once.

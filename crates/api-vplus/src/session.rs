@@ -1,4 +1,4 @@
-//! The session cookie (section 1).
+//! Who asks: the session cookie, or an API token (section 1).
 
 use crate::error::ApiError;
 use crate::{Vplus, VplusOptions};
@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use portolan::Portolan;
 use portolan::access::AccessError;
 use portolan_http::OriginVerdict;
-use portolan_http::auth::{CookieOptions, SameSite, cookies, set_cookie};
+use portolan_http::auth::{CookieOptions, Credentials, SameSite, cookies, credentials, set_cookie};
 use portolan_http::idempotency::{Identify, PortError, sender_of};
 use portolan_model::{Caller, RequestKey, Secret};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ pub const COOKIE: &str = "JSESSIONID";
 /// What sessions of this dialect are filed under.
 pub(crate) const DIALECT: &str = "vplus";
 
-/// A request with a valid session.
+/// A request with a valid session or API token.
 pub(crate) struct Authenticated {
     /// Who asks.
     pub(crate) caller: Caller,
-    /// The session's token, to log out with.
-    pub(crate) token: Secret,
+    /// The session's token, to log out with; nothing where an API token asks.
+    pub(crate) token: Option<Secret>,
 }
 
 impl FromRequestParts<Vplus> for Authenticated {
@@ -46,20 +46,33 @@ fn is_foreign_write(parts: &Parts, state: &Vplus) -> bool {
         && state.options.cors.verdict(&parts.headers) == OriginVerdict::Foreign
 }
 
-/// The session of the first cookie that has one.
+/// The API token, else the session of the first cookie that has one. A request that names a token has said who asks:
+/// one that proves nobody is not helped by a cookie.
 async fn authenticate(parts: &Parts, state: &Vplus) -> Result<Option<Authenticated>, AccessError> {
+    let access = &state.portolan.access;
+    if let Ok(Credentials::Bearer(token)) = credentials(&parts.headers) {
+        let caller = known(access.tokens.authenticate(token.reveal()).await)?;
+        return Ok(caller.map(|caller| Authenticated { caller, token: None }));
+    }
     for token in cookies(&parts.headers, COOKIE) {
         let token = Secret::new(token);
-        match state.portolan.access.sessions.authenticate(token.reveal(), DIALECT).await {
-            Ok(caller) => return Ok(Some(Authenticated { caller, token })),
-            Err(AccessError::Unauthenticated) => {}
-            Err(e) => return Err(e),
+        if let Some(caller) = known(access.sessions.authenticate(token.reveal(), DIALECT).await)? {
+            return Ok(Some(Authenticated { caller, token: Some(token) }));
         }
     }
     Ok(None)
 }
 
-/// Tells who sends a request with an `Idempotency-Key`: the account of its session (section 2.7).
+/// Nothing for credentials that prove nobody.
+fn known(found: Result<Caller, AccessError>) -> Result<Option<Caller>, AccessError> {
+    match found {
+        Ok(caller) => Ok(Some(caller)),
+        Err(AccessError::Unauthenticated) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Tells who sends a request with an `Idempotency-Key`: the account of its session or token (section 2.7).
 pub fn senders(portolan: Arc<Portolan>, options: VplusOptions) -> Arc<dyn Identify> {
     Arc::new(Senders(Vplus { portolan, options }))
 }

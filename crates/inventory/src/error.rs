@@ -35,6 +35,14 @@ pub enum InventoryError {
         /// What it was asked for by.
         id: String,
     },
+    /// The cloud has it no more: what Portolan knew of it has been put right.
+    #[error("the {what} '{id}' is gone")]
+    Gone {
+        /// `node`.
+        what: &'static str,
+        /// The provider's id.
+        id: String,
+    },
     /// The thing is in no state for this; the text is fit for the one who asked.
     #[error("{0}")]
     Refused(String),

@@ -70,12 +70,13 @@ impl Inventory {
         Ok(report)
     }
 
-    /// What the platform has now, be it a hypervisor or a cloud.
+    /// What the platform has now. One that is both says as a hypervisor what it says as a cloud, and disks and hosts.
     async fn listing_of(&self, id: PlatformId) -> Result<Listing, DriverError> {
-        if let Ok(cloud) = self.drivers.clouds.get(id) {
-            return Ok(listing(&cloud.info(), &cloud.nodes().await?));
+        if let Ok(hypervisor) = self.drivers.hypervisors.get(id) {
+            return hypervisor.inventory().await;
         }
-        self.drivers.hypervisors.get(id)?.inventory().await
+        let cloud = self.drivers.clouds.get(id)?;
+        Ok(listing(&cloud.info(), &cloud.nodes().await?))
     }
 
     async fn write_listing(

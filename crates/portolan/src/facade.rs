@@ -141,9 +141,10 @@ pub(crate) fn as_protect(e: InventoryError) -> ProtectError {
         InventoryError::NotFound { kind, id } => ProtectError::NotFound { kind: kind.table(), id },
         InventoryError::Conflict(text) => ProtectError::Conflict(text),
         InventoryError::Invalid(text) => ProtectError::Invalid(text),
-        InventoryError::Unknown { .. } | InventoryError::Refused(_) | InventoryError::StillRunning(_) => {
-            ProtectError::Conflict(e.to_string())
-        }
+        InventoryError::Unknown { .. }
+        | InventoryError::Gone { .. }
+        | InventoryError::Refused(_)
+        | InventoryError::StillRunning(_) => ProtectError::Conflict(e.to_string()),
         InventoryError::Failed(text) => ProtectError::Conflict(text),
         InventoryError::Cloud(e) => ProtectError::Driver(e.into()),
         InventoryError::Driver(e) => ProtectError::Driver(e),

@@ -11,7 +11,7 @@ pub mod object;
 pub mod port;
 mod transfer;
 
-pub use engine::{KeySlotInfo, Repository, RepositoryEnv, RepositoryOptions, verify_packs};
+pub use engine::{KeySlotInfo, RECOVERY_SLOT, Repository, RepositoryEnv, RepositoryOptions, verify_packs};
 pub use keys::{PassphraseCost, RecoveryKey, RepositoryKey, RepositoryKeys};
 pub use object::{LocalObjects, MemoryObjects, ObjectError, ObjectStore};
 pub use port::*;

@@ -107,6 +107,19 @@ async fn the_audit_log_is_asked_with_what_was_given() {
 }
 
 #[tokio::test]
+async fn the_audit_log_comes_page_by_page() {
+    let page = |n: usize, next: Value| (200, json!({ "items": vec![json!({ "name": "x" }); n], "next": next }));
+    let pages = [page(1000, json!(501)), page(1000, json!(101)), page(100, Value::Null)];
+    let (seen, ended) = run(&pages, &["audit", "--limit", "0"]).await;
+    ended.unwrap();
+    let asked = ["GET /audit?limit=1000", "GET /audit?before=501&limit=1000", "GET /audit?before=101&limit=1000"];
+    assert_eq!(seen, asked);
+    let (seen, ended) = run(&pages, &["audit", "--limit", "1200"]).await;
+    ended.unwrap();
+    assert_eq!(seen, ["GET /audit?limit=1000", "GET /audit?before=501&limit=200"]);
+}
+
+#[tokio::test]
 async fn names_are_one_part_of_a_path_and_lists_come_page_by_page() {
     let (seen, ended) = run(&[(204, Value::Null)], &["platform", "remove", "../a b", "--force"]).await;
     ended.unwrap();

@@ -85,6 +85,19 @@ async fn platforms_and_destinations_are_registered_and_forgotten() {
     let list = done(&site, &server, &["destination", "list"]);
     assert!(list.contains("vault") && list.contains("local"), "{list}");
     done(&site, &server, &["destination", "test", "vault"]);
+    let first = site.dir().join("first.key");
+    std::fs::write(&first, &key).unwrap();
+    let second = site.dir().join("second.key");
+    std::fs::write(&second, done(&site, &server, &["destination", "recovery-key", "vault"])).unwrap();
+    let opens = |key: &std::path::Path| {
+        let key = key.to_str().unwrap();
+        site.run(&["repo", "list", "--repository", &path, "--recovery-key-file", key]).code == Some(0)
+    };
+    assert!(opens(&first) && opens(&second));
+    let third = site.dir().join("third.key");
+    std::fs::write(&third, done(&site, &server, &["destination", "recovery-key", "vault", "--replace", "--yes"]))
+        .unwrap();
+    assert!(opens(&third) && !opens(&first) && !opens(&second));
     done(&site, &server, &["destination", "default", "local"]);
     done(&site, &server, &["destination", "remove", "vault"]);
     let used = run(&site, &server, &["platform", "remove", "lab"], "");
@@ -92,6 +105,34 @@ async fn platforms_and_destinations_are_registered_and_forgotten() {
     done(&site, &server, &["platform", "remove", "lab", "--force"]);
     let gone = run(&site, &server, &["platform", "show", "lab"], "");
     assert!(gone.code == Some(1) && gone.err.contains("no such platform"), "{}", gone.err);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tasks_are_held_back_cancelled_and_let_go_and_the_audit_log_tells_by_whom() {
+    let site = Site::empty();
+    let server = site.start().await;
+    log_in(&site, &server);
+    done(&site, &server, &["task", "drain", "--wait"]);
+    let sync = || json(&site, &server, &["platform", "sync", "fake_driver"])["id"].as_str().unwrap().to_owned();
+    let task = sync();
+    let state = |task: &str| json(&site, &server, &["task", "show", task])["state"].as_str().unwrap().to_owned();
+    assert_eq!(state(&task), "QUEUED");
+    done(&site, &server, &["task", "cancel", &task]);
+    assert_eq!(state(&task), "CANCELLED");
+    let task = sync();
+    assert_eq!(state(&task), "QUEUED");
+    done(&site, &server, &["task", "drain", "--undo"]);
+    done(&site, &server, &["task", "show", &task, "--follow"]);
+    assert_eq!(state(&task), "SUCCEEDED");
+    let audit = json(&site, &server, &["audit", "--actor", "admin", "--limit", "0"]);
+    let names: Vec<&str> = audit["items"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+    for name in ["tasks.drained", "tasks.resumed", "task.cancelled"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    let one = json(&site, &server, &["audit", "--actor", "admin", "--limit", "1"]);
+    assert_eq!(one["items"].as_array().unwrap().len(), 1);
+    assert!(one["next"].as_i64().is_some(), "{one:#}");
     server.stop().await;
 }
 

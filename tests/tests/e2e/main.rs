@@ -10,6 +10,7 @@ mod full;
 mod images;
 mod kill;
 mod manage;
+mod nodes;
 mod openapi;
 mod start;
 mod state;

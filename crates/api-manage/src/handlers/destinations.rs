@@ -6,7 +6,7 @@ use crate::Manage;
 use crate::auth::Authenticated;
 use crate::error::{ApiError, ErrorBody};
 use crate::input::{Body, Named, Params, page};
-use crate::wire::{self, AddedDestination, Destination, Kind, TestResult};
+use crate::wire::{self, AddedDestination, Destination, Kind, NewRecoveryKey, TestResult};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -149,4 +149,28 @@ pub(crate) async fn make_default(
 ) -> Result<Response, ApiError> {
     let view = state.portolan.registry.set_default(&auth.caller, &name).await?;
     Ok(object(&wire::destination(view, &auth.caller)))
+}
+
+/// A further recovery key.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RecoveryKeyBody {
+    /// Whether the earlier recovery keys stop to open the repository.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// Makes a further recovery key for a destination's repository. Keep it: it is told once.
+#[utoipa::path(post, path = "/destinations/{destination}/recovery-key",
+    params(("destination" = String, Path, description = "Name or id")), request_body = RecoveryKeyBody,
+    responses((status = 201, body = NewRecoveryKey), (status = 502, body = ErrorBody)), tag = "destinations")]
+pub(crate) async fn make_recovery_key(
+    State(state): State<Manage>,
+    auth: Authenticated,
+    Named(name): Named,
+    Params(NoParams {}): Params<NoParams>,
+    Body(body): Body<RecoveryKeyBody>,
+) -> Result<Response, ApiError> {
+    let key = state.portolan.registry.new_recovery_key(&auth.caller, &name, body.replace).await?;
+    Ok(created(&NewRecoveryKey { recovery_key: key.reveal().to_owned() }))
 }

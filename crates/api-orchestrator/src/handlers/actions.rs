@@ -7,7 +7,10 @@ use crate::openapi::{AssignBody, ErrorBody, ReleaseBody};
 use crate::wire::assignment::{Assignment, Held, Status};
 use crate::wire::format::Memory;
 use axum::response::Response;
-use portolan::inventory::{AssignNode, NodeChoice, ReleaseNode};
+use portolan::inventory::{AssignNode, InventoryError, NodeChoice, ReleaseNode};
+
+/// What is said of a node that is not there.
+const NOT_FOUND: &str = "Node not found";
 
 /// Gives a node to a user.
 #[utoipa::path(put, path = "/vm/action/assign/{cloud}",
@@ -20,11 +23,15 @@ pub(crate) async fn assign(name: CloudName, asked: Asked) -> Result<Response, Ap
         return Ok(asked.given.answer(&Assignment::EMULATED, &MEMORY));
     }
     let fields = asked.given.body.checked(&ASSIGN)?;
-    let choice = choice(fields)?;
+    // By its name where that is given: the id is then not looked at.
+    let mut choice = choice(fields)?;
+    let unsayable = if choice.name.is_some() { "unknown" } else { NOT_FOUND };
+    choice.id = choice.id.filter(|_| choice.name.is_none());
     let at = asked.at(&name).await?;
     let (user, vm_type) = (fields.required("user"), fields.required("vm_type"));
     let wish = AssignNode { cloud: at.cloud.id, choice, user, vm_type };
-    let assigned = asked.portolan().inventory.assign_node(&at.caller, wish).await.map_err(ApiError::assigning)?;
+    let assigned = asked.portolan().inventory.assign_node(&at.caller, wish).await;
+    let assigned = assigned.map_err(|e| ApiError::assigning(e, unsayable))?;
     Ok(asked.given.answer(&Assignment::new(&assigned), &MEMORY))
 }
 
@@ -41,7 +48,8 @@ pub(crate) async fn release(name: CloudName, asked: Asked) -> Result<Response, A
     let choice = choice(asked.given.body.checked(&RELEASE)?)?;
     let at = asked.at(&name).await?;
     let wish = ReleaseNode { cloud: at.cloud.id, choice, within: asked.given.state.options.release_within };
-    let released = asked.portolan().inventory.release_node(&at.caller, wish).await.map_err(ApiError::assigning)?;
+    let released = asked.portolan().inventory.release_node(&at.caller, wish).await;
+    let released = released.map_err(|e| ApiError::assigning(e, NOT_FOUND))?;
     Ok(asked.given.answer(&Assignment::new(&released), &MEMORY))
 }
 
@@ -54,7 +62,15 @@ pub(crate) async fn status(name: CloudName, asked: Asked) -> Result<Response, Ap
     let Some(at) = asked.find(&name).await? else {
         return Ok(asked.given.answer(&Status::new(Vec::new()), &MEMORY));
     };
-    let all = asked.portolan().inventory.assignments(&at.caller, at.cloud.id).await?;
+    let all = match asked.portolan().inventory.assignments(&at.caller, at.cloud.id).await {
+        Err(e @ InventoryError::Denied(_)) => return Err(e.into()),
+        // Clients take this for "nothing just now" and come back.
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "nothing can be said of the nodes");
+            Vec::new()
+        }
+        Ok(all) => all,
+    };
     let held = all.iter().map(|held| Held::new(&at.cloud.name, held)).collect();
     Ok(asked.given.answer(&Status::new(held), &MEMORY))
 }
@@ -63,7 +79,7 @@ pub(crate) async fn status(name: CloudName, asked: Asked) -> Result<Response, Ap
 fn choice(fields: Fields<'_>) -> Result<NodeChoice, ApiError> {
     let choice = NodeChoice { id: fields.owned("node"), name: fields.owned("hostname") };
     if choice.id.is_none() && choice.name.is_none() {
-        return Err(ApiError::bad_request("Node not found"));
+        return Err(ApiError::bad_request(NOT_FOUND));
     }
     Ok(choice)
 }

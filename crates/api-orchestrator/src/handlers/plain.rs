@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 /// A text as the original sent its own.
-type Page = ([(header::HeaderName, HeaderValue); 1], &'static str);
+pub(crate) type Page = ([(header::HeaderName, HeaderValue); 1], &'static str);
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 

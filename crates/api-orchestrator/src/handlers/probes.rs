@@ -1,5 +1,6 @@
 //! The views that clients look at to see whether anybody is there (section 6).
 
+use super::plain::{self, Page};
 use crate::access::{Asked, Given};
 use crate::error::ApiError;
 use crate::input::CloudName;
@@ -8,6 +9,9 @@ use crate::wire::format::Memory;
 use crate::wire::{Done, Probe};
 use axum::extract::Path;
 use axum::response::Response;
+
+/// What stands in the path where a number belongs.
+type User = Option<Path<String>>;
 
 /// Says that the API is there.
 #[utoipa::path(get, path = "/", responses((status = 200, description = "It is", body = Done)), tag = "probes")]
@@ -43,9 +47,26 @@ pub(crate) async fn probe(asked: Asked) -> Result<Response, ApiError> {
     responses((status = 200, description = "The token is good and `default` answers", body = Probe),
         (status = 400, description = "The body says that it is JSON, and is none", body = ErrorBody),
         (status = 404, description = "Not a number", body = crate::openapi::NotFoundBody)), tag = "probes")]
-pub(crate) async fn kill(user: Option<Path<String>>, asked: Asked) -> Result<Response, ApiError> {
+pub(crate) async fn kill(user: User, asked: Asked) -> Result<Response, ApiError> {
+    numbered(user)?;
+    probe(asked).await
+}
+
+/// The same path as a page.
+pub(crate) async fn kill_page(user: User) -> Result<Page, ApiError> {
+    numbered(user)?;
+    Ok(plain::dev().await)
+}
+
+/// The same path by any other method.
+pub(crate) async fn kill_otherwise(user: User) -> ApiError {
+    numbered(user).err().unwrap_or_else(ApiError::not_implemented)
+}
+
+/// Without a number there is no such path, whatever the method.
+fn numbered(user: User) -> Result<(), ApiError> {
     match user {
-        Some(Path(user)) if user.bytes().all(|b| b.is_ascii_digit()) => probe(asked).await,
+        Some(Path(user)) if user.bytes().all(|b| b.is_ascii_digit()) => Ok(()),
         _ => Err(ApiError::page_not_found()),
     }
 }

@@ -67,10 +67,15 @@ impl Body {
         }
         // Nesting is bounded by the parser; of members with one name the last counts.
         let mut value: Option<Value> = serde_json::from_slice(bytes).ok();
-        let token = match value.as_mut().and_then(Value::as_object_mut).and_then(|map| map.remove("auth_token")) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => (!text.is_empty()).then(|| Token::Text(Secret::new(text))),
-            Some(_) => Some(Token::Nonsense),
+        let members = value.as_mut().and_then(Value::as_object_mut);
+        let nothing = |value: &Value| value.is_null() || value == "";
+        // One that says nothing is a member like any other, which no body has.
+        let token = match members.filter(|map| map.get("auth_token").is_some_and(|value| !nothing(value))) {
+            None => None,
+            Some(map) => match map.remove("auth_token") {
+                Some(Value::String(text)) => Some(Token::Text(Secret::new(text))),
+                _ => Some(Token::Nonsense),
+            },
         };
         Self { value, empty: false, said, token }
     }

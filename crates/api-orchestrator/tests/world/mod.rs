@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use portolan::Portolan;
 use portolan::access::{MasterKey, NewAccount, Vault};
-use portolan::driver::{CloudDriver, DummyCloud, Faults, MemoryDriverState};
+use portolan::driver::{CloudDriver, DummyCloud, Faults, MemoryDriverState, Timed};
 use portolan::inventory::NewPlatform;
 use portolan::model::*;
 use portolan::storage::MemoryStorage;
@@ -19,6 +19,7 @@ use portolan_http::Edge;
 use portolan_testkit::clock::{SeededIds, TokioClock};
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -78,6 +79,8 @@ impl World {
             settings: Default::default(),
             declared: false,
         };
+        // As the server has it: no call takes for ever.
+        let cloud = Arc::new(Timed::new(cloud, Duration::from_secs(20)));
         self.portolan.inventory.register_cloud(&me(), new, |_| cloud).await.unwrap();
     }
 

@@ -69,7 +69,9 @@ pub(crate) async fn user_info(state: State<Vplus>, auth: Authenticated) -> Resul
 #[utoipa::path(post, path = "/session/logout", responses((status = 204, description = "The session is gone"),
     (status = 401, description = "No valid session", body = crate::openapi::ErrorBody)), tag = "session")]
 pub(crate) async fn logout(State(state): State<Vplus>, auth: Authenticated) -> Result<Response, ApiError> {
-    state.portolan.access.sessions.close(auth.token.reveal()).await?;
+    if let Some(token) = &auth.token {
+        state.portolan.access.sessions.close(token.reveal()).await?;
+    }
     let mut response = StatusCode::NO_CONTENT.into_response();
     if let Some(value) = cookie(&state, None) {
         response.headers_mut().append(header::SET_COOKIE, value);

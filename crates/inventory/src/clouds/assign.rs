@@ -5,7 +5,7 @@
 
 use super::known::{ROUNDS, node_of, raced};
 use super::stop::{NodeChoice, StopPayload};
-use super::wait::{fingerprint, node_task, outcome};
+use super::wait::{Waiting, fingerprint, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudNode, NodeRef};
@@ -13,7 +13,7 @@ use portolan_model::dialect::libcloud::NodeState;
 use portolan_model::dialect::orchestrator::AssignmentStatus;
 use portolan_model::query::Filter;
 use portolan_model::*;
-use portolan_storage::{Query, Setting, StorageExt, Stored, UnitOfWork};
+use portolan_storage::{Kind, Query, Require, Setting, StorageExt, Stored, UnitOfWork};
 use portolan_tasks::TaskStoreExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const BATCH: usize = 200;
 pub struct AssignNode {
     /// The cloud.
     pub cloud: PlatformId,
-    /// Which node.
+    /// Which node: the one that has both, where id and name are given.
     pub choice: NodeChoice,
     /// Who holds it.
     pub user: String,
@@ -41,7 +41,7 @@ pub struct AssignNode {
 pub struct ReleaseNode {
     /// The cloud.
     pub cloud: PlatformId,
-    /// Which node.
+    /// Which node: the one that has both, where id and name are given.
     pub choice: NodeChoice,
     /// How long the caller waits, beside the while.
     pub within: Duration,
@@ -77,22 +77,35 @@ pub struct AssignmentView {
 
 /// A node with its hold.
 struct Held {
-    node: CloudNode,
+    node: NodeRef,
+    name: String,
+    /// Whether it is in a state to be used, as far as is known.
+    usable: bool,
     hold: Stored<Assignment>,
 }
 
 impl Held {
+    fn new(node: CloudNode, hold: Stored<Assignment>) -> Self {
+        let usable = !matches!(node.state, NodeState::Error | NodeState::Unknown | NodeState::Terminated);
+        Self { node: node.reference(), name: node.name, usable, hold }
+    }
+
+    /// Whether all that was said of the wanted node is so.
+    fn is(&self, choice: &NodeChoice) -> bool {
+        let fits = |wish: &Option<String>, what: &str| wish.as_deref().is_none_or(|wish| wish == what);
+        let said = choice.id.is_some() || choice.name.is_some();
+        said && fits(&choice.id, &self.node.id) && fits(&choice.name, &self.name)
+    }
+
     /// A node in no state to be used is faulty, whoever holds it.
     fn status(&self) -> AssignmentStatus {
-        match self.node.state {
-            NodeState::Error | NodeState::Unknown | NodeState::Terminated => AssignmentStatus::Faulty,
-            _ => self.hold.status,
-        }
+        if self.usable { self.hold.status } else { AssignmentStatus::Faulty }
     }
 }
 
 impl Inventory {
-    /// The nodes of a cloud with who holds them, faulty ones left out.
+    /// The nodes of a cloud with who holds them, faulty ones left out. While the cloud does not answer, those that
+    /// were asked about before.
     pub async fn assignments(&self, caller: &Caller, cloud: PlatformId) -> Result<Vec<AssignmentView>, InventoryError> {
         caller.require(Privilege::InventoryRead)?;
         let held = self.held_nodes(caller.scope, cloud).await?;
@@ -104,16 +117,17 @@ impl Inventory {
                 user: h.hold.user.clone(),
                 vm_type: h.hold.vm_type.clone(),
                 node: h.node.id,
-                vm_name: h.node.name,
+                vm_name: h.name,
             })
             .collect())
     }
 
-    /// Gives a free node to a user. `Refused` when it is taken or faulty.
+    /// Gives a free node to a user. `Refused` when it is taken or faulty. Nothing is done to the node, so the cloud
+    /// need not answer where the node was asked about before.
     pub async fn assign_node(&self, caller: &Caller, wish: AssignNode) -> Result<Assigned, InventoryError> {
         caller.require(Privilege::InventoryWrite)?;
         for _ in 0..ROUNDS {
-            let Held { node, mut hold } = self
+            let Held { node, mut hold, .. } = self
                 .chosen(caller.scope, wish.cloud, &wish.choice, |held| {
                     let text = match held.status() {
                         AssignmentStatus::Free => return Ok(()),
@@ -144,7 +158,8 @@ impl Inventory {
     }
 
     /// Takes a node back from its user, destroys it after the delay that the rules name, and waits for that.
-    /// `Refused` when nobody holds it. `StillRunning` when the time to wait is over.
+    /// `Refused` when nobody holds it; `Gone` when the cloud has it no more: then its hold ends at once.
+    /// `StillRunning` when the time to wait is over.
     pub async fn release_node(&self, caller: &Caller, wish: ReleaseNode) -> Result<Assigned, InventoryError> {
         caller.require(Privilege::InventoryWrite)?;
         self.cloud_driver(wish.cloud)?;
@@ -156,31 +171,65 @@ impl Inventory {
                 AssignmentStatus::Assigned => Ok(()),
                 _ => Err(InventoryError::Refused(format!("Node {} is not assigned", held.node.id))),
             });
-            let Held { node, mut hold } = held.await?;
+            let Held { node, name, mut hold, .. } = match held.await {
+                Err(InventoryError::Unknown { what: "node", id }) => {
+                    return Err(self.end_vanished(caller, wish.cloud, &wish.choice, id).await?);
+                }
+                held => held?,
+            };
             if let Some(task) = hold.releasing
                 && self.storage.task(Scope::All, task).await.is_ok_and(|t| !t.state.is_terminal())
             {
                 return Err(InventoryError::Refused(format!("Node {} is being released", node.id)));
             }
             let id = self.task_id(caller, task_kind::NODE_RELEASE);
-            let payload = StopPayload { cloud: wish.cloud, node: node.reference(), assignment: Some(hold.id) };
+            let payload = StopPayload { cloud: wish.cloud, node, assignment: Some(hold.id) };
             let payload = serde_json::to_value(payload).map_err(|e| InventoryError::Invalid(e.to_string()))?;
             let mut task = node_task(self, caller, task_kind::NODE_RELEASE, id, wish.cloud, payload);
             task.tenant = hold.tenant;
             task.run_at = task.run_at + self.rules.release_delay;
             task.deadline = task.deadline.map(|end| end + self.rules.release_delay);
             task.links.vm = Some(hold.vm);
-            task.links.vm_name.clone_from(&node.name);
+            task.links.vm_name = name;
             task.links.note = serde_json::json!({ "number": hold.number });
             hold.releasing = Some(id);
             hold.changed = self.clock.now();
             Ok((UnitOfWork::new().update(&hold).enqueue(task), id))
         };
-        let task = self.run_owed(asked, self.rules.release_delay + wish.within, make).await?;
+        let waits = Waiting { asking: wish.within, in_all: self.rules.release_delay + wish.within };
+        let task = self.run_owed(asked, waits, make).await?;
         let number = task.new.links.note["number"].as_i64().unwrap_or_default();
         let node = task.new.payload["node"]["id"].as_str().unwrap_or_default().to_owned();
         outcome(task)?;
         Ok(Assigned { number, result: format!("Node {node} released and deleted"), node })
+    }
+
+    /// Ends the hold on a node that the cloud has no more, and says what there is to say.
+    async fn end_vanished(
+        &self,
+        caller: &Caller,
+        cloud: PlatformId,
+        choice: &NodeChoice,
+        id: String,
+    ) -> Result<InventoryError, InventoryError> {
+        for _ in 0..ROUNDS {
+            // What the cloud has under another name by now is not gone.
+            let there = self.visible_nodes(caller.scope, cloud).await?;
+            let gone = |h: &Held| !there.iter().any(|node| node.reference() == h.node);
+            let mut known = self.known_holds(caller.scope, cloud, false).await?.into_iter();
+            let held = known.find(|h| h.hold.status == AssignmentStatus::Assigned && h.is(choice) && gone(h));
+            let Some(held) = held else { return Ok(InventoryError::Unknown { what: "node", id }) };
+            let data = serde_json::json!({ "node": held.node.id, "gone": true });
+            let version = Require::Version(Kind::Assignment, held.hold.id.uuid(), held.hold.version);
+            let unit = UnitOfWork::new().require(version).delete::<Assignment>(held.hold.id);
+            let unit = unit.event_by(&caller.login, "node.released", held.hold.tenant, held.hold.vm.uuid(), data);
+            match self.storage.apply(self.clock.now(), Scope::All, unit).await {
+                Ok(_) => return Ok(InventoryError::Gone { what: "node", id: held.node.id }),
+                Err(e) if raced(&e) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(InventoryError::Conflict("others change the node all the time".into()))
     }
 
     /// The node that is meant and passes the check, with its hold.
@@ -192,8 +241,7 @@ impl Inventory {
         check: impl Fn(&Held) -> Result<(), InventoryError> + Send,
     ) -> Result<Held, InventoryError> {
         let held = self.held_nodes(scope, cloud).await?;
-        let is = |wish: &Option<String>, what: &str| wish.as_deref() == Some(what);
-        let found = held.into_iter().find(|h| is(&choice.id, &h.node.id) || is(&choice.name, &h.node.name));
+        let found = held.into_iter().find(|h| h.is(choice));
         let found = found.ok_or_else(|| InventoryError::Unknown { what: "node", id: choice.words() })?;
         check(&found)?;
         Ok(found)
@@ -201,12 +249,18 @@ impl Inventory {
 
     /// The nodes that the scope sees, each with its hold: one that was never asked about gets one.
     async fn held_nodes(&self, scope: Scope, cloud: PlatformId) -> Result<Vec<Held>, InventoryError> {
-        let nodes = self.visible_nodes(scope, cloud).await?;
+        let nodes = match self.visible_nodes(scope, cloud).await {
+            Err(InventoryError::Cloud(error)) => {
+                tracing::warn!(%error, %cloud, "the cloud does not answer: holds are told from what is known");
+                return self.known_holds(scope, cloud, true).await;
+            }
+            nodes => nodes?,
+        };
         for _ in 0..ROUNDS {
             let holds = self.holds_of(cloud).await?;
             let missing: Vec<&CloudNode> = nodes.iter().filter(|n| !holds.contains_key(&n.reference())).collect();
             if missing.is_empty() {
-                let with = |node: CloudNode| Some(Held { hold: holds.get(&node.reference())?.clone(), node });
+                let with = |node: CloudNode| Some(Held::new(node.clone(), holds.get(&node.reference())?.clone()));
                 return Ok(nodes.into_iter().filter_map(with).collect());
             }
             for some in missing.chunks(BATCH) {
@@ -220,6 +274,20 @@ impl Inventory {
             }
         }
         Err(InventoryError::Conflict("others change the nodes all the time".into()))
+    }
+
+    /// The holds that the scope sees, without asking the cloud: of all nodes that ever were, or of those only that
+    /// were `present` when it was last listed.
+    async fn known_holds(&self, scope: Scope, cloud: PlatformId, present: bool) -> Result<Vec<Held>, InventoryError> {
+        let holds = self.holds_of(cloud).await?;
+        let machines = self.machines_of(scope, cloud).await?;
+        let known = |(node, hold): (NodeRef, Stored<Assignment>)| {
+            let there = machines.get(&node).is_some_and(|vm| vm.observed.present || !present);
+            there.then(|| Held { name: hold.vm_name.clone(), usable: true, node, hold })
+        };
+        let mut known: Vec<Held> = holds.into_iter().filter_map(known).collect();
+        known.sort_by_key(|held| held.hold.number);
+        Ok(known)
     }
 
     /// Every hold on a node of the cloud.

@@ -1,6 +1,6 @@
 //! The request for a node.
 
-use super::wait::{fingerprint, node_task, outcome};
+use super::wait::{Waiting, fingerprint, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudDriverExt, CloudNode, Extra};
@@ -58,7 +58,8 @@ impl Inventory {
         let name = Name::new(&wish.name).map_err(|e| InventoryError::Invalid(e.to_string()))?;
         let payload = StartPayload {
             cloud: wish.cloud,
-            name: name.to_string(),
+            // To the letter: what surrounds it with blanks may mean them.
+            name: wish.name,
             image: wish.image,
             size: wish.size,
             key_pair: wish.key_pair,
@@ -75,10 +76,10 @@ impl Inventory {
             }
             let id = self.task_id(caller, task_kind::NODE_START);
             let mut task = node_task(self, caller, task_kind::NODE_START, id, wish.cloud, json);
-            task.links.vm_name.clone_from(&payload.name);
+            task.links.vm_name = name.to_string();
             Ok((UnitOfWork::new().enqueue(task), id))
         };
-        let task = self.run_owed(asked, wish.within, make).await?;
+        let task = self.run_owed(asked, Waiting::of(wish.within), make).await?;
         let output: StartOutput = serde_json::from_value(outcome(task)?)
             .map_err(|e| InventoryError::Failed(format!("what the task came to cannot be read: {e}")))?;
         Ok(output.node)

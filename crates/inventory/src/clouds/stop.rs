@@ -1,6 +1,6 @@
 //! The request to destroy a node.
 
-use super::wait::{fingerprint, node_task, outcome};
+use super::wait::{Waiting, fingerprint, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudNode, NodeRef};
@@ -9,7 +9,7 @@ use portolan_storage::UnitOfWork;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Which node: the first that has this id or this name.
+/// A node by its id, its name, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeChoice {
     /// The provider's id.
@@ -19,7 +19,7 @@ pub struct NodeChoice {
 }
 
 impl NodeChoice {
-    /// The first node, in the cloud's order, that is meant.
+    /// The first node, in the cloud's order, that has the id or the name.
     pub(super) fn find<'a>(&self, nodes: &'a [CloudNode]) -> Option<&'a CloudNode> {
         let is = |wish: &Option<String>, what: &str| wish.as_deref() == Some(what);
         nodes.iter().find(|n| is(&self.id, &n.id) || is(&self.name, &n.name))
@@ -36,7 +36,7 @@ impl NodeChoice {
 pub struct StopNode {
     /// The cloud.
     pub cloud: PlatformId,
-    /// Which node.
+    /// Which node: the first that has the id or the name.
     pub choice: NodeChoice,
     /// How long the caller waits.
     pub within: Duration,
@@ -81,7 +81,7 @@ impl Inventory {
             task.links.vm_name.clone_from(&node.name);
             Ok((UnitOfWork::new().enqueue(task), id))
         };
-        let task = self.run_owed(asked, wish.within, make).await?;
+        let task = self.run_owed(asked, Waiting::of(wish.within), make).await?;
         let output: StopOutput = serde_json::from_value(outcome(task)?)
             .map_err(|e| InventoryError::Failed(format!("what the task came to cannot be read: {e}")))?;
         Ok(output.node)

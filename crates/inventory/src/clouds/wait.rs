@@ -16,6 +16,7 @@ use portolan_tasks::{EndBell, NewTask, Ran, RunThrough, Task, TaskStore};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// How long an answer is owed.
@@ -48,6 +49,22 @@ impl Waits {
     fn attend(self: &Arc<Self>, id: TaskId) -> Option<Attending> {
         let mut attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner);
         attended.insert(id).then(|| Attending { waits: Arc::clone(self), id })
+    }
+}
+
+/// How long a caller waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    /// For the cloud to say what there is, before anything is begun.
+    pub(super) asking: Duration,
+    /// For the answer.
+    pub(super) in_all: Duration,
+}
+
+impl Waiting {
+    /// So long in all.
+    pub(super) fn of(within: Duration) -> Self {
+        Self { asking: within, in_all: within }
     }
 }
 
@@ -112,21 +129,26 @@ impl Inventory {
     }
 
     /// Runs a task for a caller who waits, or waits for that of an earlier equal request whose answer is still owed.
-    /// `make` builds the unit that enqueues it; it is not called in the second case.
+    /// `make` builds the unit that enqueues it; it is not called in the second case. `Failed` when that takes too long.
     pub(super) async fn run_owed<F, Fut>(
         &self,
         fingerprint: String,
-        within: Duration,
+        waiting: Waiting,
         make: F,
     ) -> Result<Task, InventoryError>
     where
         F: FnOnce() -> Fut + Send,
         Fut: Future<Output = Result<(UnitOfWork, TaskId), InventoryError>> + Send,
     {
+        let begun = Instant::now();
+        let mut within = waiting.in_all;
         let (guard, note) = match self.owed(&fingerprint, within).await? {
             Some(owed) => owed,
             None => {
-                let (unit, id) = make().await?;
+                // Nothing has been begun when this is given up.
+                let made = tokio::time::timeout(waiting.asking, make()).await;
+                let (unit, id) = made.map_err(|_| InventoryError::Failed("the cloud does not answer".into()))??;
+                within = within.saturating_sub(begun.elapsed());
                 let now = self.clock.now();
                 let note = Replay {
                     id: EventId::from_uuid(id.uuid()),

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::{Inner, ROUNDS, Registry, operates};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
-use portolan_repository::{BackupRepository, RepositoryKey};
+use portolan_repository::{BackupRepository, RECOVERY_SLOT, RepoError, Repository, RepositoryKey};
 use portolan_storage::{Conflict, Query, StorageExt, StoreError, UnitOfWork};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,6 +157,43 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// A further recovery key of a destination's repository, told here and never again; with `replace` all earlier
+    /// ones open it no more. Whoever opened it with one of those may still know what it is sealed with.
+    pub async fn new_recovery_key(
+        &self,
+        caller: &Caller,
+        name_or_id: &str,
+        replace: bool,
+    ) -> Result<Secret, RegistryError> {
+        operates(caller)?;
+        let inner = &self.0;
+        let found = inner.destination_of(name_or_id).await?;
+        let destination = found.ok_or_else(|| RegistryError::missing("destination", name_or_id))?;
+        let repository = inner.repository_of(&destination).await?;
+        let earlier = repository.slots().into_iter().filter(|slot| slot.label == RECOVERY_SLOT);
+        let earlier: Vec<_> = earlier.map(|slot| slot.id).collect();
+        // First known, then told: a crash in between leaves a slot whose key nobody has.
+        let key = inner.bounded(repository.add_recovery_slot()).await?;
+        for slot in earlier.into_iter().filter(|_| replace) {
+            let removed = async {
+                match repository.remove_slot(slot).await {
+                    // Somebody else replaces them, too.
+                    Err(RepoError::NotFound { .. }) => Ok(()),
+                    other => other,
+                }
+            };
+            inner.bounded(removed).await?;
+        }
+        inner.note(destination.name.as_str(), |mark| mark.recoverable = true).await?;
+        let data = serde_json::json!({ "name": destination.name.as_str(), "replace": replace });
+        let what = "destination.recovery_key_made";
+        let unit = UnitOfWork::new().event_by(&caller.login, what, None, destination.id.uuid(), data);
+        inner.storage.apply(inner.clock.now(), Scope::All, unit).await?;
+        Ok(Secret::new(key.reveal().as_str()))
+    }
+}
+
 impl Inner {
     pub(super) async fn destination_of(&self, name_or_id: &str) -> Result<Option<BackupDestination>, RegistryError> {
         if let Ok(id) = name_or_id.parse()
@@ -172,6 +209,10 @@ impl Inner {
         &self,
         destination: &BackupDestination,
     ) -> Result<Arc<dyn BackupRepository>, RegistryError> {
+        Ok(self.repository_of(destination).await?)
+    }
+
+    async fn repository_of(&self, destination: &BackupDestination) -> Result<Arc<Repository>, RegistryError> {
         let kind = self.place(&destination.kind)?;
         let secrets = self.secrets_of(&kind.settings, |setting| secret_owner(destination.id, setting)).await?;
         let spec = DestinationSpec {

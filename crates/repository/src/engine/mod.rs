@@ -19,4 +19,4 @@ mod writer;
 pub use self::core::{RepositoryEnv, RepositoryOptions};
 pub use self::packs::verify_packs;
 pub use self::repository::Repository;
-pub use self::slots::KeySlotInfo;
+pub use self::slots::{KeySlotInfo, RECOVERY_SLOT};

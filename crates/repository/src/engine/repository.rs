@@ -3,7 +3,7 @@
 use super::core::{Core, RepositoryEnv, RepositoryOptions, blocking, lock, store_error};
 use super::reader::DiskReader;
 use super::session::Session;
-use super::slots::{CONFIG, CONFIG_COPY, read_config, write_copy};
+use super::slots::{CONFIG, CONFIG_COPY, RECOVERY_SLOT, read_config, write_copy};
 use super::stored::{StoredPoint, parse_id, point_key};
 use super::verify;
 use crate::format::config::{Config, valid_chunk_bytes};
@@ -80,7 +80,7 @@ impl Repository {
                 let keys = RepositoryKeys::generate(&*env.ids, config.id);
                 let now = env.clock.now();
                 let first = keys.new_slot(&key, "first", &config, &*env.ids, now)?;
-                let second = keys.new_slot(&recovery, "recovery", &config, &*env.ids, now)?;
+                let second = keys.new_slot(&recovery, RECOVERY_SLOT, &config, &*env.ids, now)?;
                 config.key_slots = vec![first, second];
                 Ok::<_, RepoError>((config, keys))
             })

@@ -14,6 +14,9 @@ pub(super) const CONFIG: &str = "config";
 /// A second copy of the config: without one good copy no key opens anything.
 pub(super) const CONFIG_COPY: &str = "config.copy";
 
+/// The label of the slots that recovery keys open.
+pub const RECOVERY_SLOT: &str = "recovery";
+
 /// A key slot, without its secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySlotInfo {
@@ -62,7 +65,7 @@ impl Repository {
     /// Adds a slot for a fresh recovery key, which is shown nowhere else.
     pub async fn add_recovery_slot(&self) -> Result<RecoveryKey, RepoError> {
         let recovery = RecoveryKey::generate(&*self.core.env.ids);
-        self.add_slot(&recovery.key(), "recovery").await?;
+        self.add_slot(&recovery.key(), RECOVERY_SLOT).await?;
         Ok(recovery)
     }
 

@@ -149,6 +149,18 @@ pub enum DestinationCommand {
         /// Its name or id.
         destination: String,
     },
+    /// Make a further recovery key, where the first one was lost or got into wrong hands. It is printed once.
+    #[command(after_help = concat!(
+        "Needs a server that still opens the repository. Example:\n",
+        "  portolan destination recovery-key vault --replace > recovery-key-vault.txt"
+    ))]
+    RecoveryKey {
+        /// Its name or id.
+        destination: String,
+        /// The earlier recovery keys open the repository no more.
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 /// Accounts: who can log in.
@@ -362,9 +374,10 @@ pub enum TaskCommand {
         /// Its id.
         task: String,
     },
-    /// Start no more tasks, for instance before an upgrade.
+    /// Have the server that answers start no more tasks, for instance before an upgrade.
     #[command(after_help = concat!(
-        "Running tasks go on; new ones wait.\n\n",
+        "Running tasks go on; new ones wait, also for other servers on the same database, which are not drained. A \
+         server that starts again drains no longer.\n\n",
         "Examples:\n",
         "  portolan task drain --wait && systemctl restart portolan\n",
         "  portolan task drain --undo"
@@ -397,7 +410,7 @@ pub struct AuditArgs {
     /// Before.
     #[arg(long, value_name = "WHEN")]
     pub until: Option<String>,
-    /// So many at the most.
+    /// So many at the most, the newest first; 0 for all.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: u64,
 }

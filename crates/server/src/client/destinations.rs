@@ -66,6 +66,17 @@ pub(super) async fn run(command: DestinationCommand, api: &Api) -> Result<(), Fa
             let now = api.put(&format!("{}/default", at(&destination)), &nothing()).await?;
             api.done(&now, format!("Backups without a destination go to '{destination}' from now on."))
         }
+        DestinationCommand::RecoveryKey { destination, replace } => {
+            if replace {
+                confirm(&format!("Take the earlier recovery keys of '{destination}' out of use?"), api.args.yes)?;
+            }
+            let made = api.post(&format!("{}/recovery-key", at(&destination)), &json!({ "replace": replace })).await?;
+            api.done(&made, format!("The destination '{destination}' has a further recovery key, told this once:"))?;
+            if !api.args.json {
+                output::line(super::render::text(&made, "recovery_key"));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -71,6 +71,9 @@ async fn status(api: &Api) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The most entries that the API gives at once.
+const AUDIT_PAGE: usize = 1000;
+
 const AUDIT: &[Column] = &[
     Column { title: "TIME", path: "at", show: Show::Time, rank: 9 },
     Column { title: "EVENT", path: "name", show: Show::Text, rank: 8 },
@@ -81,19 +84,29 @@ const AUDIT: &[Column] = &[
 
 async fn audit(args: &AuditArgs, api: &Api) -> Result<(), Failure> {
     let (from, until) = (moment(args.from.as_deref(), Past)?, moment(args.until.as_deref(), Past)?);
-    let limit = args.limit.to_string();
-    let path = query(
-        "/audit",
-        &[
-            ("names", args.name.as_deref()),
-            ("actor", args.actor.as_deref()),
-            ("subject", args.subject.as_deref()),
-            ("from", from.as_deref()),
-            ("until", until.as_deref()),
-            ("limit", Some(&limit)),
-        ],
-    );
-    api.print_list(&api.get(&path).await?, AUDIT)
+    let most = if args.limit == 0 { usize::MAX } else { usize::try_from(args.limit).unwrap_or(usize::MAX) };
+    let (mut items, mut next) = (Vec::new(), None);
+    loop {
+        let (limit, before) = ((most - items.len()).min(AUDIT_PAGE).to_string(), next.map(|n: i64| n.to_string()));
+        let path = query(
+            "/audit",
+            &[
+                ("names", args.name.as_deref()),
+                ("actor", args.actor.as_deref()),
+                ("subject", args.subject.as_deref()),
+                ("from", from.as_deref()),
+                ("until", until.as_deref()),
+                ("before", before.as_deref()),
+                ("limit", Some(&limit)),
+            ],
+        );
+        let page = api.get(&path).await?;
+        items.extend(page.get("items").and_then(Value::as_array).cloned().unwrap_or_default());
+        next = page.get("next").and_then(Value::as_i64);
+        if next.is_none() || items.len() >= most {
+            return api.print_list(&json!({ "items": items, "next": next }), AUDIT);
+        }
+    }
 }
 
 /// Whether a time span counts back or forth from now.
