@@ -30,10 +30,10 @@ pub use meta::{ImportMark, VmFile};
 use async_trait::async_trait;
 use portolan_block::BlockError;
 use portolan_driver::{
-    Capabilities, Changes, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor,
-    ImportRequest, ImportSession, Inventory, NativeDisk,
+    AbandonedExport, Capabilities, Changes, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk,
+    Hypervisor, ImportRequest, ImportSession, Inventory, NativeDisk,
 };
-use portolan_model::IdSource;
+use portolan_model::{Consistency, IdSource};
 use source::{ImageSource, Moment};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +89,11 @@ impl Hypervisor for ImagesHypervisor {
         Ok(Box::new(session))
     }
 
+    async fn abandon_export(&self, _: AbandonedExport) -> Result<(), DriverError> {
+        // A session holds open files and nothing else.
+        Ok(())
+    }
+
     async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
         let session = self.blocking(move |tree, ids| import::begin(tree, ids, request)).await?;
         Ok(Box::new(session))
@@ -128,7 +133,16 @@ fn open_export(tree: &Tree, ids: &dyn IdSource, request: &ExportRequest) -> Resu
         .collect();
     // The tables were read while the images were opened: they, too, must be of this moment.
     moment.check().map_err(DriverError::Block)?;
-    let exported = Exported { vm, disks, moment: moment.text(), checkpoint: None };
+    let exported = Exported {
+        vm,
+        disks,
+        moment: moment.text(),
+        checkpoint: None,
+        // Images of stopped machines have nothing to be brought to rest.
+        consistency: Consistency::NotApplicable,
+        frozen: None,
+        notes: Vec::new(),
+    };
     Ok(Export { exported, moment })
 }
 

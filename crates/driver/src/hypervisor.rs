@@ -3,10 +3,12 @@
 use crate::DriverError;
 use async_trait::async_trait;
 use portolan_block::{BlockSink, BlockSource};
+use portolan_model::policy::Consistency;
 use portolan_model::vm::PowerState;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a driver can do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,10 @@ pub trait Hypervisor: Send + Sync {
     /// platform that cannot hold a moment opens what is there now: [`Exported::moment`] tells whether it is still
     /// the same. Within one session, content of two moments never comes out: the read fails instead.
     async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError>;
+
+    /// Lets go of the moment of a session that nobody holds any more, as [`ExportSession::release`] without the
+    /// checkpoint does, and opens nothing: for whoever cleans up after a session. Fine where there is none.
+    async fn abandon_export(&self, export: AbandonedExport) -> Result<(), DriverError>;
 
     /// Begins to make a machine. Nothing of it is visible to [`Hypervisor::inventory`] before the commit.
     /// Calling it again with the same `token` continues the same import; one with an older fence than the newest
@@ -168,6 +174,25 @@ pub struct ExportRequest {
     pub fence: i64,
     /// The checkpoint of an earlier session to report changes since.
     pub since: Option<String>,
+    /// The machine's checkpoints that later exports will ask for: those of committed backups. The platform may drop
+    /// every other one that Portolan made, but for this export's own.
+    pub keep: Vec<String>,
+    /// Whether the machine's file systems are brought to rest first, where the platform can. An export that cannot
+    /// is made all the same, and says why in [`Exported::notes`].
+    pub quiesce: bool,
+}
+
+/// An export session to let go of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbandonedExport {
+    /// The machine's native id.
+    pub vm: String,
+    /// The machine's incarnation.
+    pub incarnation: String,
+    /// What named the session.
+    pub token: String,
+    /// The fence of the task that cleans up.
+    pub fence: i64,
 }
 
 /// A machine's disks at one moment.
@@ -193,6 +218,12 @@ pub struct Exported {
     pub moment: String,
     /// Names this moment for a later `since`; nothing where the platform tracks no changes.
     pub checkpoint: Option<String>,
+    /// How the machine was brought to rest.
+    pub consistency: Consistency,
+    /// How long its file systems stood still.
+    pub frozen: Option<Duration>,
+    /// What went less than well, for people: a guest that could not be frozen, a checkpoint that could not be made.
+    pub notes: Vec<String>,
 }
 
 /// A disk at one moment.
@@ -213,6 +244,8 @@ pub struct ExportedDisk {
 pub enum Changes {
     /// The platform does not know: compare with the parent.
     Unknown,
+    /// It should know and does not, for this reason: compare with the parent.
+    Lost(String),
     /// Only these ranges may differ; sorted and disjoint.
     Ranges(Vec<Range<u64>>),
 }

@@ -20,8 +20,9 @@ pub use dummy::DummyCloud;
 pub use error::DriverError;
 pub use faults::{Faults, HeldCalls};
 pub use hypervisor::{
-    Capabilities, Changes, DiskImport, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor, ImportRequest,
-    ImportSession, Inventory, NativeCluster, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm,
+    AbandonedExport, Capabilities, Changes, DiskImport, ExportRequest, ExportSession, Exported, ExportedDisk,
+    Hypervisor, ImportRequest, ImportSession, Inventory, NativeCluster, NativeDatastore, NativeDisk, NativeHost,
+    NativeNic, NativeVm,
 };
 pub use registry::{Clouds, Hypervisors, Registry};
 pub use relogin::{Granted, Login, Relogin};

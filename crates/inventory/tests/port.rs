@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use mockall::mock;
 use portolan_driver::{
-    Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
+    AbandonedExport, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
     Inventory as Listing,
 };
 use portolan_inventory::{CloudRules, Drivers, Inventory, NewPlatform};
@@ -22,6 +22,7 @@ mock! {
         fn capabilities(&self) -> Capabilities;
         async fn inventory(&self) -> Result<Listing, DriverError>;
         async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError>;
+        async fn abandon_export(&self, export: AbandonedExport) -> Result<(), DriverError>;
         async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError>;
     }
 }

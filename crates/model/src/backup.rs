@@ -3,6 +3,7 @@
 use crate::id::*;
 use crate::lifecycle::{IllegalTransition, Lifecycle};
 use crate::name::Name;
+use crate::policy::Consistency;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,15 @@ pub struct RecoveryPoint {
     pub parent: Option<RecoveryPointId>,
     /// The moment that the data is of.
     pub snapshot_time: Option<Timestamp>,
+    /// How the machine was brought to rest at that moment.
+    #[serde(default = "not_applicable")]
+    pub consistency: Consistency,
+    /// How long its file systems stood still for it, in milliseconds; nothing where they did not.
+    #[serde(default)]
+    pub frozen_ms: Option<u64>,
+    /// What the platform calls the moment, to tell later what has changed since.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
     /// When it was stored.
     pub backup_time: Option<Timestamp>,
     /// When it was asked for.
@@ -145,6 +155,10 @@ pub struct RecoveryPoint {
     pub times: StepTimes,
     /// When `verify` last read all of it, and found it whole.
     pub last_verified: Option<Timestamp>,
+}
+
+fn not_applicable() -> Consistency {
+    Consistency::NotApplicable
 }
 
 /// How long the links of a chain waited and ran, in milliseconds.

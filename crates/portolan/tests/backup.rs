@@ -2,7 +2,7 @@
 
 mod world;
 
-use portolan::driver::DriverError;
+use portolan::driver::{Capabilities, DriverError};
 use portolan::model::backup::{BackupStatus, BackupType, CopyStatus};
 use portolan::model::*;
 use portolan::protect::{DiskTarget, ExportRequest, ProtectError, RestoreRequest};
@@ -10,6 +10,9 @@ use portolan::repository::{BackupRepository, PointFilter, VerifyDepth};
 use portolan::tasks::Task;
 use portolan_testkit::fake_hypervisor::Call;
 use world::{World, content, me, request, restore_of};
+
+/// A platform that says what changed.
+const TRACKING: Capabilities = Capabilities { changed_blocks: true, live_export: true, import: true, power: false };
 
 fn kinds(tasks: &[Task]) -> Vec<&str> {
     let mut kinds: Vec<&str> = tasks.iter().map(|t| t.new.kind.as_str()).collect();
@@ -69,6 +72,52 @@ async fn an_increment_without_a_base_is_full_and_says_why() {
     let point = world.backup(world.vm("web01").await.id, BackupType::Incremental).await;
     assert_eq!((point.status, point.backup_type), (BackupStatus::Success, BackupType::Full));
     assert!(point.status_info.contains("no earlier one"), "{}", point.status_info);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_says_how_the_machine_was_brought_to_rest_and_what_had_to_be_read_in_full() {
+    let world = World::new().await;
+    world.fake.add_vm("web01", &[("disk1", content(1))]);
+    world.start();
+    world.sync().await;
+    let vm = world.vm("web01").await.id;
+    world.fake.set_capabilities(TRACKING);
+    world.fake.set_rest(Consistency::Default, Some(std::time::Duration::from_millis(250)), &[]);
+    let full = world.backup(vm, BackupType::Full).await;
+    assert_eq!((full.consistency, full.frozen_ms, full.warnings.len()), (Consistency::Default, Some(250), 0));
+    assert!(full.checkpoint.is_some());
+    world.fake.forget_checkpoints();
+    world.fake.set_rest(Consistency::None, None, &["the guest agent is silent"]);
+    let next = world.backup(vm, BackupType::Incremental).await;
+    assert_eq!((next.status, next.backup_type), (BackupStatus::Success, BackupType::Incremental));
+    assert_eq!((next.consistency, next.frozen_ms), (Consistency::None, None));
+    assert_eq!(next.warnings, ["the guest agent is silent"]);
+    assert!(next.status_info.contains("'disk1' was read in full: its checkpoint is gone"), "{}", next.status_info);
+    assert_eq!(next.size_bytes, 0, "what was read in full is compared with the parent all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_goes_only_after_a_later_backup_is_committed() {
+    let world = World::new().await;
+    world.fake.add_vm("web01", &[("disk1", content(1))]);
+    world.start();
+    world.sync().await;
+    let vm = world.vm("web01").await.id;
+    world.fake.set_capabilities(TRACKING);
+    let first = world.backup(vm, BackupType::Full).await.checkpoint.unwrap();
+    world.fake.fail(Call::Read, u32::MAX, || DriverError::Malformed("bad sector".into()));
+    let failed = world.backup(vm, BackupType::Full).await;
+    assert_eq!(failed.status, BackupStatus::Failed);
+    assert_eq!(world.fake.checkpoints(), [first.clone()], "a backup that failed leaves the one before alone");
+    world.fake.heal();
+    let second = world.backup(vm, BackupType::Incremental).await;
+    assert_eq!(second.backup_type, BackupType::Incremental);
+    assert!(second.status_info.is_empty(), "{}", second.status_info);
+    // The next export is told which ones are still good for something.
+    let third = world.backup(vm, BackupType::Incremental).await;
+    let mut left = vec![second.checkpoint.unwrap(), third.checkpoint.unwrap()];
+    left.sort_unstable();
+    assert_eq!(world.fake.checkpoints(), left);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use crate::restore::RestorePayload;
 use crate::restore_task::{COMMITTING, REFUSED};
 use crate::service::Protect;
 use async_trait::async_trait;
-use portolan_driver::{DriverError, ExportRequest};
+use portolan_driver::{AbandonedExport, DriverError};
 use portolan_model::backup::{BackupStatus, CopyStatus};
 use portolan_model::query::Filter;
 use portolan_model::*;
@@ -213,19 +213,13 @@ impl Protect {
         point: &RecoveryPoint,
     ) -> Result<(), ProtectError> {
         let Some(vm) = self.storage.find::<VirtualMachine>(Scope::All, job.vm).await? else { return Ok(()) };
-        let request = ExportRequest {
+        let export = AbandonedExport {
             vm: vm.external.native_id.clone(),
             incarnation: vm.external.incarnation.clone(),
-            disks: Some(Vec::new()),
             token: point.chain.to_string(),
             fence: ctx.held().fence,
-            since: None,
         };
-        let released = match self.hypervisors.get(point.platform)?.open_export(request).await {
-            Ok(export) => export.release(false).await,
-            Err(e) => Err(e),
-        };
-        match released {
+        match self.hypervisors.get(point.platform)?.abandon_export(export).await {
             // The machine is gone, or its moment is, or none can be fixed: there is nothing to let go of.
             Ok(())
             | Err(

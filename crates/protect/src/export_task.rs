@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// The attachment that holds the machine as the platform described it.
 pub(crate) const VM_ATTACHMENT: &str = "vm.json";
 
+/// How many of a machine's newest copies are looked at for those that an increment may be told against.
+const LOOKED_AT: u64 = 256;
+
 /// The longest disk name in bytes, with room for a number.
 const LONGEST_NAME: usize = 200;
 
@@ -84,6 +87,8 @@ impl Protect {
             token: point.chain.to_string(),
             fence: ctx.held().fence,
             since: base.checkpoint.clone(),
+            keep: self.checkpoints_of(job.vm).await?,
+            quiesce: true,
         };
         let export = unless_stopped(ctx, async { Ok(driver.open_export(request).await?) }).await?;
         let read = self.read(ctx, &job, &point, &vm, &*repository, export.exported(), base, started);
@@ -103,6 +108,20 @@ impl Protect {
                 Err(e)
             }
         }
+    }
+
+    /// What the machine's backups call their moments that an increment may still be told against: at each destination
+    /// those of the newest one. A newer backup that did not succeed never was one.
+    async fn checkpoints_of(&self, vm: VmId) -> Result<Vec<String>, ProtectError> {
+        let filter =
+            Filter::eq("vm", vm.uuid()).and(Filter::eq("status", describe::Describe::name(CopyStatus::Present)));
+        let newest = Query::newest(filter, LOOKED_AT);
+        let copies = self.storage.list_of::<BackupCopy>(Scope::All, newest).await?.items;
+        let mut seen = BTreeSet::new();
+        let newest: Vec<RecoveryPointId> =
+            copies.iter().filter(|copy| seen.insert(copy.destination)).map(|copy| copy.point).collect();
+        let points = self.storage.find_all::<RecoveryPoint>(Scope::All, &newest).await?;
+        Ok(points.into_iter().filter_map(|point| point.value.checkpoint).collect())
     }
 
     /// Reads the machine's disks into the repository, compared with the base, or in full when that turns out to be
@@ -279,8 +298,14 @@ impl Protect {
         let read: u64 = stats.iter().map(|s| s.changed_bytes).sum();
         let stored: u64 = stats.iter().map(|s| s.stored_bytes).sum();
         let next = self.store_link(ctx, job, actual, exported.checkpoint.as_deref(), now);
+        let frozen_ms = exported.frozen.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        let why = why(&base, &exported);
         let output = serde_json::json!({
             "disks": disks.len(),
+            "consistency": describe::Describe::name(exported.consistency),
+            "frozen_ms": frozen_ms,
+            "notes": exported.notes,
+            "why_full": why,
             "backup_type": describe::Describe::name(actual),
             "read_bytes": stats.iter().map(|s| s.read_bytes).sum::<u64>(),
             "changed_bytes": read,
@@ -292,7 +317,11 @@ impl Protect {
             .change::<RecoveryPoint, _>(now, Scope::All, job.point, |p| {
                 p.backup_type = actual;
                 p.parent = base.point;
-                p.status_info.clone_from(&base.why);
+                p.status_info.clone_from(&why);
+                p.consistency = exported.consistency;
+                p.frozen_ms = frozen_ms;
+                p.checkpoint.clone_from(&exported.checkpoint);
+                p.warnings.clone_from(&exported.notes);
                 p.disks.clone_from(&disks);
                 p.size_bytes = read;
                 p.stored_bytes = stored;
@@ -336,6 +365,18 @@ impl Protect {
             ..link
         }
     }
+}
+
+/// Why not only what has changed was read: of the whole machine, or of some of its disks.
+fn why(base: &Base, exported: &Exported) -> String {
+    if base.point.is_none() {
+        return base.why.clone();
+    }
+    let lost = exported.disks.iter().filter_map(|disk| match &disk.changes {
+        Changes::Lost(reason) => Some(format!("'{}' was read in full: {reason}", disk.name)),
+        Changes::Unknown | Changes::Ranges(_) => None,
+    });
+    lost.collect::<Vec<_>>().join("; ")
 }
 
 /// The point's disks: those that were read, and those that were left out.

@@ -45,6 +45,7 @@ pub async fn all<F: HypervisorFixture>(make: impl Fn() -> F) {
     export_is_never_of_two_moments(&make()).await;
     changes_since_a_checkpoint(&make()).await;
     release_can_be_repeated(&make()).await;
+    an_export_can_be_abandoned(&make()).await;
     if make().hypervisor().capabilities().import {
         import_all(&make).await;
     } else {
@@ -71,6 +72,8 @@ pub fn export_request(vm: &NativeVm, token: &str, fence: i64) -> ExportRequest {
         token: token.to_owned(),
         fence,
         since: None,
+        keep: Vec::new(),
+        quiesce: true,
     }
 }
 

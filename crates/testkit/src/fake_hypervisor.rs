@@ -11,12 +11,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, MemorySource, check_range};
 use portolan_driver::{
-    Capabilities, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor, ImportRequest,
-    ImportSession, Inventory, NativeVm,
+    AbandonedExport, Capabilities, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor,
+    ImportRequest, ImportSession, Inventory, NativeVm,
 };
+use portolan_model::policy::Consistency;
 use state::{Fault, Gate, Import, State};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A point where the fake can be made to fail or to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,9 +157,20 @@ impl FakeHypervisor {
         self.lock().write_disk(vm, disk, offset, data);
     }
 
-    /// Forgets every checkpoint: the next incremental export says [`portolan_driver::Changes::Unknown`].
+    /// Forgets every checkpoint: the next incremental export says [`portolan_driver::Changes::Lost`].
     pub fn forget_checkpoints(&self) {
         self.lock().checkpoints.clear();
+    }
+
+    /// The checkpoints that there are.
+    pub fn checkpoints(&self) -> Vec<String> {
+        self.lock().checkpoints.keys().cloned().collect()
+    }
+
+    /// How machines are brought to rest from now on, and what there is to say about it.
+    pub fn set_rest(&self, consistency: Consistency, frozen: Option<Duration>, notes: &[&str]) {
+        let notes = notes.iter().map(|note| (*note).to_owned()).collect();
+        self.lock().rest = state::Rest { consistency, frozen, notes };
     }
 
     /// Whether an export session that is opened again finds its moment, as it does at first. A platform that does
@@ -284,10 +297,18 @@ impl Hypervisor for FakeHypervisor {
                 disks,
                 moment: export.moment.clone(),
                 checkpoint: export.checkpoint.clone(),
+                consistency: export.rest.consistency,
+                frozen: export.rest.frozen,
+                notes: export.rest.notes.clone(),
             },
             token: request.token,
             fence: request.fence,
         }))
+    }
+
+    async fn abandon_export(&self, export: AbandonedExport) -> Result<(), DriverError> {
+        self.enter(Call::Release).await?;
+        self.lock().release(&export.token, export.fence, false)
     }
 
     async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {

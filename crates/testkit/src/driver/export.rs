@@ -2,7 +2,7 @@
 
 use super::{HypervisorFixture, contents, export_request, find, pattern, read_all};
 use portolan_block::{BlockError, ExtentKind};
-use portolan_driver::{Changes, DriverError, ExportRequest};
+use portolan_driver::{AbandonedExport, Changes, DriverError, ExportRequest};
 use std::ops::Range;
 
 /// What is exported is what the disks hold, holes and zeros included, in the machine's order.
@@ -190,10 +190,11 @@ pub async fn changes_since_a_checkpoint(f: &impl HypervisorFixture) {
 
     f.write_disk("alpha", "root", 524_288, &pattern(9, 4096)).await;
     let since = checkpoint.unwrap_or_else(|| "unknown".into());
-    let request = ExportRequest { since: Some(since), ..export_request(&vm, "t2", 1) };
+    let keep = vec![since.clone()];
+    let request = ExportRequest { since: Some(since.clone()), keep, ..export_request(&vm, "t2", 1) };
     let second = hypervisor.open_export(request).await.expect("an export");
     match &second.exported().disks[0].changes {
-        Changes::Unknown => assert!(!tracks, "the change was lost"),
+        Changes::Unknown | Changes::Lost(_) => assert!(!tracks, "the change was lost"),
         Changes::Ranges(ranges) => {
             assert!(tracks);
             assert!(ranges.iter().any(|r| r.start <= 524_288 && r.end >= 528_384), "{ranges:?}");
@@ -204,8 +205,15 @@ pub async fn changes_since_a_checkpoint(f: &impl HypervisorFixture) {
     second.release(false).await.expect("release");
     let request = ExportRequest { since: Some("never-made".into()), ..export_request(&vm, "t3", 1) };
     let third = hypervisor.open_export(request).await.expect("an export");
-    assert_eq!(third.exported().disks[0].changes, Changes::Unknown);
+    assert!(!matches!(third.exported().disks[0].changes, Changes::Ranges(_)), "what never was is no checkpoint");
     third.release(false).await.expect("release");
+    // The third export kept none: the first's checkpoint is gone by now, or still good. It never tells less than all.
+    let request = ExportRequest { since: Some(since), ..export_request(&vm, "t4", 1) };
+    let fourth = hypervisor.open_export(request).await.expect("an export");
+    if let Changes::Ranges(ranges) = &fourth.exported().disks[0].changes {
+        assert!(ranges.iter().any(|r| r.start <= 524_288 && r.end >= 528_384), "{ranges:?}");
+    }
+    fourth.release(false).await.expect("release");
 }
 
 /// A release can be repeated, by another process too.
@@ -218,4 +226,35 @@ pub async fn release_can_be_repeated(f: &impl HypervisorFixture) {
     session.release(false).await.expect("release again");
     let session = f.hypervisor().open_export(export_request(&vm, "t1", 1)).await.expect("an export");
     session.release(false).await.expect("release");
+}
+
+/// Who cleans up after a session lets go of its moment without opening one: of a live session, of none, twice; and
+/// not of one that a newer attempt holds.
+pub async fn an_export_can_be_abandoned(f: &impl HypervisorFixture) {
+    f.add_vm("alpha", &[("root", pattern(1, 4096))]).await;
+    let hypervisor = f.hypervisor();
+    let vm = find(&hypervisor, "alpha").await.expect("alpha");
+    let abandoned = |token: &str, fence| AbandonedExport {
+        vm: vm.native_id.clone(),
+        incarnation: vm.incarnation.clone(),
+        token: token.to_owned(),
+        fence,
+    };
+    hypervisor.abandon_export(abandoned("never", 1)).await.expect("nothing to let go of");
+    let session = hypervisor.open_export(export_request(&vm, "t1", 2)).await.expect("an export");
+    match f.hypervisor().abandon_export(abandoned("t1", 1)).await {
+        Ok(()) => contents(&*session).await.expect("an older attempt takes nothing from it"),
+        Err(error) => {
+            assert!(matches!(error, DriverError::Fenced), "{error:?}");
+            contents(&*session).await.expect("content")
+        }
+    };
+    drop(session);
+    f.hypervisor().abandon_export(abandoned("t1", 3)).await.expect("abandoned");
+    f.hypervisor().abandon_export(abandoned("t1", 3)).await.expect("abandoned again");
+    let fresh = f.hypervisor().open_export(export_request(&vm, "t1", 4)).await.expect("a new export");
+    contents(&*fresh).await.expect("content");
+    fresh.release(false).await.expect("release");
+    let gone = AbandonedExport { vm: "no-such-machine".into(), ..abandoned("t1", 5) };
+    hypervisor.abandon_export(gone).await.expect("a machine that is gone holds no moment");
 }

@@ -7,11 +7,13 @@ use portolan_driver::{
     Capabilities, Changes, DriverError, ExportRequest, ImportRequest, Inventory, NativeCluster, NativeDatastore,
     NativeDisk, NativeHost, NativeVm,
 };
+use portolan_model::policy::Consistency;
 use portolan_model::vm::PowerState;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// How finely changes are told apart, in bytes.
@@ -62,7 +64,22 @@ pub(super) struct Export {
     pub(super) disks: Vec<FixedDisk>,
     pub(super) moment: String,
     pub(super) checkpoint: Option<String>,
+    pub(super) rest: Rest,
     fence: i64,
+}
+
+/// How machines are brought to rest.
+#[derive(Clone)]
+pub(super) struct Rest {
+    pub(super) consistency: Consistency,
+    pub(super) frozen: Option<Duration>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { consistency: Consistency::NotApplicable, frozen: None, notes: Vec::new() }
+    }
 }
 
 /// What changed on one machine since one moment, by disk.
@@ -98,6 +115,7 @@ pub(super) struct State {
     pub(super) exports: BTreeMap<String, Export>,
     pub(super) imports: BTreeMap<String, Import>,
     pub(super) checkpoints: BTreeMap<String, Checkpoint>,
+    pub(super) rest: Rest,
     contents: HashMap<(String, String), Vec<u8>>,
     counter: u64,
 }
@@ -135,6 +153,7 @@ impl State {
             exports: BTreeMap::new(),
             imports: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            rest: Rest::default(),
             contents: HashMap::new(),
             counter: 0,
         }
@@ -275,8 +294,11 @@ impl State {
                 vm.disks.iter().filter(|disk| ids.contains(&disk.native_id)).collect()
             }
         };
-        let since = request.since.as_ref().and_then(|since| self.checkpoints.get(since));
-        let since = since.filter(|c| c.vm == vm.native_id && c.incarnation == vm.incarnation);
+        let kept = |id: &String| request.keep.contains(id) || request.since.as_ref() == Some(id);
+        self.checkpoints.retain(|id, c| c.vm != vm.native_id || c.incarnation != vm.incarnation || kept(id));
+        let since = request.since.as_ref().map(|since| self.checkpoints.get(since));
+        let of_vm = |c: &&Checkpoint| c.vm == vm.native_id && c.incarnation == vm.incarnation;
+        let since = since.map(|since| since.filter(of_vm));
         let mut disks = Vec::new();
         for disk in wanted {
             let key = (vm.native_id.clone(), disk.native_id.clone());
@@ -284,9 +306,10 @@ impl State {
             let content =
                 content.ok_or_else(|| DriverError::NotFound { what: "disk", id: disk.native_id.clone() })?.clone();
             let changes = match since {
-                Some(since) if self.capabilities.changed_blocks => {
+                Some(Some(since)) if self.capabilities.changed_blocks => {
                     Changes::Ranges(since.dirty.get(&disk.native_id).cloned().unwrap_or_default())
                 }
+                Some(None) if self.capabilities.changed_blocks => Changes::Lost("its checkpoint is gone".into()),
                 _ => Changes::Unknown,
             };
             let (native_id, name) = (disk.native_id.clone(), disk.name.clone());
@@ -303,7 +326,8 @@ impl State {
             (&disk.native_id, &disk.content).hash(&mut moment);
         }
         let moment = format!("{:016x}", moment.finish());
-        let export = Export { vm, disks, moment, checkpoint, fence: request.fence };
+        let rest = self.rest.clone();
+        let export = Export { vm, disks, moment, checkpoint, rest, fence: request.fence };
         self.exports.insert(request.token.clone(), export.clone());
         Ok(export)
     }

@@ -174,6 +174,8 @@ impl Bench {
             token: "bench".into(),
             fence: 1,
             since: None,
+            keep: Vec::new(),
+            quiesce: false,
         };
         let session = driver.open_export(request).await.map_err(|e| e.to_string())?;
         let disk = session.exported().disks.first().map(|d| d.source.clone());
