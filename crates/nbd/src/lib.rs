@@ -3,6 +3,7 @@
 mod address;
 mod client;
 mod error;
+mod server;
 mod sink;
 mod source;
 mod stream;
@@ -14,6 +15,7 @@ pub use client::{
     ListedExport, StatusExtent, ZeroOptions, export_info, list_contexts, list_exports,
 };
 pub use error::NbdError;
+pub use server::{CowDevice, Export, ExportDevice, FileDevice, MemoryDevice, Server, ServerOptions, SourceDevice};
 pub use sink::NbdSink;
 pub use source::NbdSource;
 pub use stream::Stream;

@@ -155,9 +155,9 @@ impl BlockSource for NbdSource {
         if ranges.iter().all(|range| range.start <= range.end && self.connection().is_aligned(range)) {
             return self.read_pieces(ranges).await.map_err(failed);
         }
-        let reads = ranges.iter().map(|range| {
-            self.connection().read(range.start, range.end.saturating_sub(range.start) as usize)
-        });
+        let reads = ranges
+            .iter()
+            .map(|range| self.connection().read(range.start, range.end.saturating_sub(range.start) as usize));
         try_join_all(reads).await.map_err(failed)
     }
 }

@@ -2,7 +2,7 @@
 
 pub(crate) const MAGIC: u64 = 0x4e42_444d_4147_4943;
 pub(crate) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-pub(crate) const OLD_STYLE_MAGIC: u64 = 0x0042_0281_8612_53;
+pub(crate) const OLD_STYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 pub(crate) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub(crate) const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
@@ -32,7 +32,6 @@ pub(crate) const ERR_POLICY: u32 = REP_ERROR | 2;
 pub(crate) const ERR_INVALID: u32 = REP_ERROR | 3;
 pub(crate) const ERR_TLS_REQD: u32 = REP_ERROR | 5;
 pub(crate) const ERR_UNKNOWN: u32 = REP_ERROR | 6;
-pub(crate) const ERR_TOO_BIG: u32 = REP_ERROR | 9;
 
 pub(crate) const INFO_EXPORT: u16 = 0;
 pub(crate) const INFO_NAME: u16 = 1;
@@ -81,7 +80,6 @@ pub(crate) const EIO: u32 = 5;
 pub(crate) const ENOMEM: u32 = 12;
 pub(crate) const EINVAL: u32 = 22;
 pub(crate) const ENOSPC: u32 = 28;
-pub(crate) const EOVERFLOW: u32 = 75;
 pub(crate) const ENOTSUP: u32 = 95;
 
 /// States of `base:allocation`.

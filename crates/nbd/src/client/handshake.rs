@@ -55,11 +55,7 @@ impl Handshake {
         let flags = u16::from_be_bytes(read_array(&mut stream).await?);
         let common = flags & (wire::FIXED_NEWSTYLE | wire::NO_ZEROES);
         send(&mut stream, &u32::from(common).to_be_bytes()).await?;
-        let this = Self {
-            stream,
-            fixed: common & wire::FIXED_NEWSTYLE != 0,
-            no_zeroes: common & wire::NO_ZEROES != 0,
-        };
+        let this = Self { stream, fixed: common & wire::FIXED_NEWSTYLE != 0, no_zeroes: common & wire::NO_ZEROES != 0 };
         match tls {
             Some(peer) => this.start_tls(peer).await,
             None => Ok(this),
@@ -127,11 +123,8 @@ impl Handshake {
             return Err(NbdError::Invalid("the export's name is too long".into()));
         }
         let structured = self.structured_replies().await?;
-        let mut found = if structured && !contexts.is_empty() {
-            self.select_contexts(export, contexts).await?
-        } else {
-            Vec::new()
-        };
+        let mut found =
+            if structured && !contexts.is_empty() { self.select_contexts(export, contexts).await? } else { Vec::new() };
         let (size, flags, blocks) = if self.fixed {
             match self.go(export, option).await {
                 Err(NbdError::Refused { code: wire::ERR_UNSUP, .. }) if option == wire::OPT_GO => {

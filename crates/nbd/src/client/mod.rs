@@ -6,8 +6,8 @@ mod driver;
 mod handshake;
 mod status;
 
-pub(crate) use connection::{join, pieces};
 pub use connection::{Connection, ZeroOptions};
+pub(crate) use connection::{join, pieces};
 pub use status::{ContextStatus, StatusExtent};
 
 use crate::address::{Address, Endpoint};
@@ -199,10 +199,7 @@ fn tls_peer(address: &Address, options: &ClientOptions) -> Result<Option<TlsPeer
     TlsPeer::new(tls, name).map(Some)
 }
 
-async fn in_time<T>(
-    options: &ClientOptions,
-    work: impl Future<Output = Result<T, NbdError>>,
-) -> Result<T, NbdError> {
+async fn in_time<T>(options: &ClientOptions, work: impl Future<Output = Result<T, NbdError>>) -> Result<T, NbdError> {
     if options.contexts.len() > 64 || options.contexts.iter().any(|name| name.len() > wire::MAX_STRING) {
         return Err(NbdError::Invalid("too many or too long metadata contexts".into()));
     }
@@ -229,11 +226,7 @@ impl Connection {
     }
 
     /// Speaks NBD over a stream that is connected already, without TLS.
-    pub async fn over(
-        stream: impl Stream + 'static,
-        export: &str,
-        options: &ClientOptions,
-    ) -> Result<Self, NbdError> {
+    pub async fn over(stream: impl Stream + 'static, export: &str, options: &ClientOptions) -> Result<Self, NbdError> {
         let stream: BoxStream = Box::new(stream);
         in_time(options, async {
             let handshake = Handshake::begin(stream, None).await?;

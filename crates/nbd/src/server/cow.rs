@@ -37,6 +37,10 @@ enum Place {
 /// Blocks are 64 KiB. A block that is written in part is filled up from the base first. Two bits per block are in
 /// memory. Space of the overlay that is zeroed or trimmed later is not given back before the end.
 pub struct CowDevice {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     base: Arc<dyn BlockSource>,
     size: u64,
     overlay: Arc<File>,
@@ -53,14 +57,27 @@ impl CowDevice {
         overlay.set_len(size)?;
         let places = Mutex::new(Places::new(size.div_ceil(BLOCK)));
         let lanes = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        Ok(Self { base, size, overlay: Arc::new(overlay), places, lanes })
+        Ok(Self { inner: Arc::new(Inner { base, size, overlay: Arc::new(overlay), places, lanes }) })
     }
 
-    /// How many bytes of the overlay have been written.
+    /// How many bytes of the disk are in the overlay now.
     pub fn written(&self) -> u64 {
-        self.places().count(Place::Overlay) * BLOCK
+        self.inner.places().count(Place::Overlay) * BLOCK
     }
 
+    /// Changes something to the end, even when nobody waits for it any more: a write to the overlay that went on
+    /// after its locks were let go of would undo what others write.
+    async fn change(
+        &self,
+        offset: u64,
+        work: impl Future<Output = Result<(), BlockError>> + Send + 'static,
+    ) -> Result<(), BlockError> {
+        let failed = |error| BlockError::Io { action: "write", offset, source: io::Error::other(error) };
+        tokio::spawn(work).await.unwrap_or_else(|error| Err(failed(error)))
+    }
+}
+
+impl Inner {
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,24 +152,13 @@ impl CowDevice {
         if whole_start >= whole_end {
             // Nothing whole: up to two parts.
             let middle = whole_start.min(range.end);
-            let head = (range.start < middle).then(|| range.start..middle);
-            let tail = (middle < range.end).then(|| middle..range.end);
+            let head = (range.start < middle).then_some(range.start..middle);
+            let tail = (middle < range.end).then_some(middle..range.end);
             return (head, middle..middle, tail);
         }
-        let head = (range.start < whole_start).then(|| range.start..whole_start);
-        let tail = (whole_end < range.end).then(|| whole_end..range.end);
+        let head = (range.start < whole_start).then_some(range.start..whole_start);
+        let tail = (whole_end < range.end).then_some(whole_end..range.end);
         (head, whole_start..whole_end, tail)
-    }
-}
-
-#[async_trait]
-impl ExportDevice for CowDevice {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
     }
 
     async fn extents(&self, range: Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
@@ -231,6 +237,35 @@ impl ExportDevice for CowDevice {
         }
         self.places().set_all(&whole, Place::Zero);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl ExportDevice for CowDevice {
+    fn size(&self) -> u64 {
+        self.inner.size
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    async fn extents(&self, range: Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
+        self.inner.extents(range).await
+    }
+
+    async fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BlockError> {
+        self.inner.read(ranges).await
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<(), BlockError> {
+        let inner = self.inner.clone();
+        self.change(offset, async move { inner.write(offset, data).await }).await
+    }
+
+    async fn zero(&self, range: Range<u64>) -> Result<(), BlockError> {
+        let inner = self.inner.clone();
+        self.change(range.start, async move { inner.zero(range).await }).await
     }
 
     async fn trim(&self, range: Range<u64>) -> Result<(), BlockError> {
