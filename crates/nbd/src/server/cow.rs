@@ -235,7 +235,9 @@ impl Inner {
         for piece in [head, tail].into_iter().flatten() {
             self.change_part(piece, None).await?;
         }
-        self.places().set_all(&whole, Place::Zero);
+        if whole.start < whole.end {
+            self.places().set_all(&whole, Place::Zero);
+        }
         Ok(())
     }
 }
