@@ -1,6 +1,8 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test uses its own part")]
 
+pub(crate) mod script;
+
 use portolan_block::{BlockExtent, BlockSource, ExtentKind};
 use portolan_nbd::{Address, ClientOptions, Connection, Export, ExportDevice, Server, ServerOptions};
 use std::ops::Range;
@@ -147,6 +149,10 @@ impl QemuNbd {
 impl Drop for QemuNbd {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(&self.pid).status();
+        // It has let go of its image and its socket only when it is gone.
+        while Path::new("/proc").join(&self.pid).exists() {
+            std::thread::yield_now();
+        }
     }
 }
 
