@@ -1,5 +1,6 @@
 //! Conversations that go wrong in every way: neither side panics, hangs, or takes wrong bytes for right ones. Time
 //! stands still but for time-outs. `PORTOLAN_SOAK` multiplies the number of random cases.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

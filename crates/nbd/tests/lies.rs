@@ -1,4 +1,5 @@
 //! Servers that lie: each lie has its typed error, and the connection is dead after it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

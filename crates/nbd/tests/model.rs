@@ -1,5 +1,6 @@
 //! A copy-on-write export against a byte string: random histories through a client. `PORTOLAN_SOAK` multiplies the
 //! number of them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The client and the server of this crate with each other.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 

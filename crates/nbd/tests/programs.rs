@@ -1,4 +1,5 @@
 //! The client with QEMU's server, and the server with the clients of QEMU and libnbd.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod common;
 
@@ -75,7 +76,7 @@ async fn dirty_bitmaps_of_qemu_are_exact() {
                 63 << 20..64 << 20,
             ],
         ),
-        ("later", vec![63 << 20..64 << 20]),
+        ("later", Vec::from_iter([63 << 20..64 << 20])),
     ] {
         let qemu = QemuNbd::start(directory.path(), &image, &["-r", "-f", "qcow2", "-B", bitmap]);
         let context = format!("qemu:dirty-bitmap:{bitmap}");
@@ -137,7 +138,7 @@ async fn other_clients_read_our_server() {
     let source = Arc::new(MemorySource::new(disk.clone()));
     let context = "qemu:dirty-bitmap:b";
     let export = Export::new("disk", Arc::new(SourceDevice::new(source))).described("a test");
-    let fixture = Fixture::with(export.with_bitmap(context, [1 << 20..2 << 20])).await;
+    let fixture = Fixture::with(export.with_bitmap(context, std::iter::once(1 << 20..2 << 20))).await;
     let uri = fixture.address().to_string();
     let info = succeed_beside("nbdinfo", &[&uri]).await;
     let size = format!("export-size: {}", disk.len());

@@ -1,5 +1,5 @@
 //! What the tests share.
-#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(clippy::unwrap_used, dead_code, reason = "each test uses its own part, and stops when it cannot go on")]
 
 pub(crate) mod script;
 

@@ -41,10 +41,8 @@ pub(crate) async fn play(mut stream: DuplexStream, turns: Vec<Turn>, end: End) {
             return;
         }
     }
-    while end == End::Stall {
-        if !matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {
-            return;
-        }
+    if end == End::Stall {
+        while matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {}
     }
 }
 
