@@ -76,7 +76,7 @@ async fn dirty_bitmaps_of_qemu_are_exact() {
                 63 << 20..64 << 20,
             ],
         ),
-        ("later", Vec::from_iter([63 << 20..64 << 20])),
+        ("later", std::iter::once(63 << 20..64 << 20).collect()),
     ] {
         let qemu = QemuNbd::start(directory.path(), &image, &["-r", "-f", "qcow2", "-B", bitmap]);
         let context = format!("qemu:dirty-bitmap:{bitmap}");

@@ -13,6 +13,9 @@ const SHORT_HOLE: u64 = 4096;
 /// The most extents that one reply tells of.
 const MAX_EXTENTS: usize = 8192;
 
+/// The most bytes that one reply tells the status of.
+const MAX_STATUS: u64 = 1 << 30;
+
 /// A reply on its way to the client: pieces to send one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
@@ -152,7 +155,8 @@ async fn extents(export: &Export, range: &Range<u64>) -> Result<Vec<BlockExtent>
 
 /// Answers a request for block status, for each of the selected contexts.
 pub(super) async fn status(export: &Export, request: &Request, contexts: &[u32]) -> Result<Reply, BlockError> {
-    let range = request.offset..request.offset + u64::from(request.len);
+    // A reply may tell less than was asked.
+    let range = request.offset..request.offset + u64::from(request.len).min(MAX_STATUS);
     let most = if request.flags & wire::FLAG_REQ_ONE != 0 { 1 } else { MAX_EXTENTS };
     let mut reply = Reply::default();
     for (index, id) in contexts.iter().enumerate() {

@@ -111,15 +111,17 @@ impl Session {
                 _ = server.wait_for(|phase| *phase != Phase::Run) => break Ok(()),
                 _ = export.wait_for(|phase| *phase != Phase::Run) => break Ok(()),
             }
-            let after = self.timeout;
-            let request = tokio::time::timeout(after, self.request()).await;
-            let (request, payload) = match request {
-                Ok(Ok(Some(request))) => request,
-                Ok(Ok(None)) => break Ok(()),
-                Ok(Err(error)) => break Err(error),
-                Err(_) => break Err(NbdError::Timeout { action: "receive a request", after }),
+            let request = match self.request().await {
+                Ok(Some(request)) => request,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
             };
+            // Before its data: what is promised counts as if it were there.
             let room = self.room(&request).await?;
+            let payload = match self.payload(&request).await {
+                Ok(payload) => payload,
+                Err(error) => break Err(error),
+            };
             let (work, sender) = (self.work.clone(), sender.clone());
             self.tasks.spawn(async move {
                 let reply = work.answer(&request, payload).await;
@@ -151,34 +153,42 @@ impl Session {
         Ok([slot, bytes])
     }
 
-    /// Reads a request with its data. Nothing, when the client takes leave.
-    async fn request(&mut self) -> Result<Option<(Request, Bytes)>, NbdError> {
-        let raw = read_array(&mut self.stream).await?;
+    /// Reads a request's header. Nothing, when the client takes leave.
+    async fn request(&mut self) -> Result<Option<Request>, NbdError> {
+        let raw = in_time(self.timeout, read_array(&mut self.stream)).await?;
         let request = Request::decode(&raw).ok_or_else(|| NbdError::protocol("this is no request"))?;
-        if request.command == wire::CMD_DISC {
-            return Ok(None);
-        }
-        if request.command != wire::CMD_WRITE {
-            return Ok(Some((request, Bytes::new())));
-        }
-        if request.len > MAX_PAYLOAD {
+        if request.command == wire::CMD_WRITE && request.len > MAX_PAYLOAD {
             return Err(NbdError::protocol(format!("a write of {} bytes", request.len)));
         }
-        let len = request.len as usize;
-        // Grows with what really comes, so that a mere promise of data takes no memory.
-        let mut data = BytesMut::with_capacity(len.min(64 << 10));
-        while data.len() < len {
-            if data.capacity() == data.len() {
-                data.reserve(data.len().min(len - data.len()));
-            }
-            let left = len - data.len();
-            let read = self.stream.read_buf(&mut (&mut data).limit(left)).await;
-            if read.map_err(|error| NbdError::io("receive", error))? == 0 {
-                return Err(NbdError::Closed);
-            }
-        }
-        Ok(Some((request, data.freeze())))
+        Ok((request.command != wire::CMD_DISC).then_some(request))
     }
+
+    /// Reads the data that follows a request, if any does.
+    async fn payload(&mut self, request: &Request) -> Result<Bytes, NbdError> {
+        if request.command != wire::CMD_WRITE || request.len == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut data = BytesMut::with_capacity(request.len as usize);
+        let mut room = (&mut data).limit(request.len as usize);
+        let stream = &mut self.stream;
+        in_time(self.timeout, async {
+            while room.has_remaining_mut() {
+                let read = stream.read_buf(&mut room).await;
+                if read.map_err(|error| NbdError::io("receive", error))? == 0 {
+                    return Err(NbdError::Closed);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(data.freeze())
+    }
+}
+
+/// Gives up on a client that began a request and does not go on.
+async fn in_time<T>(after: Duration, work: impl Future<Output = Result<T, NbdError>>) -> Result<T, NbdError> {
+    let late = Err(NbdError::Timeout { action: "receive a request", after });
+    tokio::time::timeout(after, work).await.unwrap_or(late)
 }
 
 /// What it takes to answer requests.
