@@ -28,7 +28,7 @@ pub enum Endpoint {
 pub struct Address {
     /// Where the server listens.
     pub endpoint: Endpoint,
-    /// Whether to speak TLS, or not at all.
+    /// Whether TLS is required.
     pub tls: bool,
     /// The export's name; empty for the server's default.
     pub export: String,

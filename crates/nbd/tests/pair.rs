@@ -392,24 +392,22 @@ async fn tls_is_required_on_both_sides() {
     let tls = |config| ClientTls { config, server_name: Some("localhost".into()) };
     let options = ClientOptions { tls: Some(tls(client)), ..ClientOptions::default() };
 
-    let source = NbdSource::connect(&secure, &options, 2).await.unwrap();
-    assert!(source.read_at(0, disk.len()).await.unwrap() == disk);
+    let secured = NbdSource::connect(&secure, &options, 2).await.unwrap();
+    assert!(secured.read_at(0, disk.len()).await.unwrap() == disk);
     assert_eq!(list_exports(&secure, &options).await.unwrap().len(), 1);
-    assert!(matches!(list_exports(&plain, &options).await, Err(NbdError::Tls(_))));
-    assert!(matches!(Connection::connect(&plain, &options).await, Err(NbdError::Tls(_))));
     let without = ClientOptions::default();
+    assert!(matches!(list_exports(&plain, &without).await, Err(NbdError::Tls(_))));
+    assert!(matches!(Connection::connect(&plain, &without).await, Err(NbdError::Tls(_))));
     assert!(matches!(Connection::connect(&secure, &without).await, Err(NbdError::Tls(_))));
     // Somebody else's certificate.
     let stranger = ClientOptions { tls: Some(tls(certificates().1)), ..ClientOptions::default() };
     assert!(matches!(Connection::connect(&secure, &stranger).await, Err(NbdError::Tls(_))));
 
     // A server without TLS is not talked to by who wants it.
-    let fixture = Fixture::new(source_of(&disk)).await;
-    assert!(matches!(Connection::connect(&fixture.address().with_tls(), &options).await, Err(NbdError::Tls(_))));
-}
-
-fn source_of(disk: &[u8]) -> Arc<SourceDevice> {
-    source(disk.to_vec())
+    let fixture = Fixture::new(source(disk)).await;
+    for address in [fixture.address(), fixture.address().with_tls()] {
+        assert!(matches!(Connection::connect(&address, &options).await, Err(NbdError::Tls(_))));
+    }
 }
 
 /// A server's configuration, and that of a client which trusts it.

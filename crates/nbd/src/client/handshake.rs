@@ -10,8 +10,8 @@ use tokio_rustls::TlsConnector;
 
 /// No reply to an option is longer: two strings with their lengths.
 const MAX_REPLY: u32 = 2 * MAX_STRING as u32 + 64;
-/// No option is answered with more replies.
-const MAX_REPLIES: usize = 16 << 10;
+/// No negotiation takes more bytes of replies.
+const MAX_REPLIES: usize = 4 << 20;
 
 /// Whom TLS is spoken with.
 pub(super) struct TlsPeer {
@@ -33,6 +33,8 @@ pub(super) struct Handshake {
     /// The server knows more options than the export's name.
     fixed: bool,
     no_zeroes: bool,
+    /// How many bytes of replies may still come.
+    budget: usize,
 }
 
 /// A reply to an option that is no error.
@@ -55,7 +57,12 @@ impl Handshake {
         let flags = u16::from_be_bytes(read_array(&mut stream).await?);
         let common = flags & (wire::FIXED_NEWSTYLE | wire::NO_ZEROES);
         send(&mut stream, &u32::from(common).to_be_bytes()).await?;
-        let this = Self { stream, fixed: common & wire::FIXED_NEWSTYLE != 0, no_zeroes: common & wire::NO_ZEROES != 0 };
+        let this = Self {
+            stream,
+            fixed: common & wire::FIXED_NEWSTYLE != 0,
+            no_zeroes: common & wire::NO_ZEROES != 0,
+            budget: MAX_REPLIES,
+        };
         match tls {
             Some(peer) => this.start_tls(peer).await,
             None => Ok(this),
@@ -79,14 +86,13 @@ impl Handshake {
             let reply = self.reply(wire::OPT_LIST, "the list of exports").await?;
             match reply.kind {
                 wire::REP_ACK => return Ok(out),
-                wire::REP_SERVER if out.len() < MAX_REPLIES => {
+                wire::REP_SERVER => {
                     let mut fields = Fields(&reply.data);
                     let name = fields.counted_text().ok_or_else(|| NbdError::protocol("a malformed export name"))?;
                     let rest = fields.0.len();
                     let description = fields.text(rest).ok_or_else(|| NbdError::protocol("a malformed description"))?;
                     out.push(ListedExport { name: name.to_owned(), description: description.to_owned() });
                 }
-                wire::REP_SERVER => return Err(NbdError::protocol("the list of exports does not end")),
                 kind => return Err(unexpected(kind)),
             }
         }
@@ -108,7 +114,7 @@ impl Handshake {
 
     /// Names of the contexts that match `queries`.
     pub(super) async fn list_contexts(&mut self, export: &str, queries: &[String]) -> Result<Vec<String>, NbdError> {
-        let found = self.contexts(wire::OPT_LIST_META_CONTEXT, export, queries, MAX_REPLIES).await?;
+        let found = self.contexts(wire::OPT_LIST_META_CONTEXT, export, queries, usize::MAX).await?;
         Ok(found.into_iter().map(|(_, name)| name).collect())
     }
 
@@ -227,7 +233,7 @@ impl Handshake {
         let mut found = None;
         let mut blocks = BlockSizes::default();
         let malformed = || NbdError::protocol("malformed information on the export");
-        for _ in 0..64 {
+        loop {
             let reply = self.reply(option, "the export").await.map_err(|error| name_export(error, export))?;
             match reply.kind {
                 wire::REP_ACK => {
@@ -252,7 +258,6 @@ impl Handshake {
                 kind => return Err(unexpected(kind)),
             }
         }
-        Err(NbdError::protocol("the information on the export does not end"))
     }
 
     /// The way into an export of servers that do not know [`wire::OPT_GO`]. They close the connection when they do
@@ -292,6 +297,8 @@ impl Handshake {
         if len > MAX_REPLY {
             return Err(NbdError::protocol(format!("a reply of {len} bytes to an option")));
         }
+        let left = self.budget.checked_sub(raw.len() + len as usize);
+        self.budget = left.ok_or_else(|| NbdError::protocol("the negotiation does not end"))?;
         let data = read_vec(&mut self.stream, len as usize).await?;
         if kind & wire::REP_ERROR == 0 {
             return Ok(Reply { kind, data });

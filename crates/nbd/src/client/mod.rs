@@ -34,7 +34,7 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// How long connecting and negotiating may take together.
     pub connect_timeout: Duration,
-    /// Whom to trust, and as whom to appear, where the address wants TLS.
+    /// Whom to trust, and as whom to appear. With this, TLS is spoken or nothing is, whatever the address says.
     pub tls: Option<ClientTls>,
 }
 
@@ -43,7 +43,7 @@ pub struct ClientOptions {
 pub struct ClientTls {
     /// Roots, and the client's own certificate where the server wants one.
     pub config: Arc<rustls::ClientConfig>,
-    /// The name in the server's certificate; the address's host when `None`.
+    /// The name in the server's certificate; when `None`, the address's host, or `localhost` where it has none.
     pub server_name: Option<String>,
 }
 
@@ -181,22 +181,13 @@ pub async fn export_info(address: &Address, options: &ClientOptions) -> Result<E
 }
 
 async fn begin(address: &Address, options: &ClientOptions) -> Result<Handshake, NbdError> {
-    let tls = tls_peer(address, options)?;
+    let tls = match (&options.tls, address.tls) {
+        (Some(tls), _) => Some(TlsPeer::new(tls, Some(&address.endpoint))?),
+        (None, false) => None,
+        (None, true) => return Err(NbdError::Tls("the address wants it, the options lack it".into())),
+    };
     let stream = stream::dial(&address.endpoint).await?;
     Handshake::begin(stream, tls).await
-}
-
-fn tls_peer(address: &Address, options: &ClientOptions) -> Result<Option<TlsPeer>, NbdError> {
-    if !address.tls {
-        return Ok(None);
-    }
-    let tls = options.tls.as_ref().ok_or_else(|| NbdError::Tls("the address wants it, the options lack it".into()))?;
-    let name = match (&tls.server_name, &address.endpoint) {
-        (Some(name), _) => name.clone(),
-        (None, Endpoint::Tcp { host, .. }) => host.clone(),
-        (None, Endpoint::Unix(_)) => "localhost".into(),
-    };
-    TlsPeer::new(tls, name).map(Some)
 }
 
 async fn in_time<T>(options: &ClientOptions, work: impl Future<Output = Result<T, NbdError>>) -> Result<T, NbdError> {
@@ -208,8 +199,13 @@ async fn in_time<T>(options: &ClientOptions, work: impl Future<Output = Result<T
 }
 
 impl TlsPeer {
-    fn new(tls: &ClientTls, name: String) -> Result<Self, NbdError> {
-        let name = ServerName::try_from(name).map_err(|error| NbdError::Tls(error.to_string()))?;
+    fn new(tls: &ClientTls, endpoint: Option<&Endpoint>) -> Result<Self, NbdError> {
+        let name = match (&tls.server_name, endpoint) {
+            (Some(name), _) => name,
+            (None, Some(Endpoint::Tcp { host, .. })) => host,
+            (None, _) => "localhost",
+        };
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| NbdError::Tls(error.to_string()))?;
         Ok(Self { config: tls.config.clone(), name })
     }
 }
@@ -225,11 +221,12 @@ impl Connection {
         .await
     }
 
-    /// Speaks NBD over a stream that is connected already, without TLS.
+    /// Speaks NBD over a stream that is connected already.
     pub async fn over(stream: impl Stream + 'static, export: &str, options: &ClientOptions) -> Result<Self, NbdError> {
         let stream: BoxStream = Box::new(stream);
         in_time(options, async {
-            let handshake = Handshake::begin(stream, None).await?;
+            let tls = options.tls.as_ref().map(|tls| TlsPeer::new(tls, None)).transpose()?;
+            let handshake = Handshake::begin(stream, tls).await?;
             Self::finish(handshake, export, options).await
         })
         .await
