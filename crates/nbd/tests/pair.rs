@@ -7,11 +7,12 @@ use bytes::Bytes;
 use common::{Fixture, KIB, MIB, Random, check_cover, patchy, read_by_extents};
 use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, ExtentKind, MemorySource};
 use portolan_nbd::{
-    Address, ClientOptions, ClientTls, Connection, CowDevice, Export, ExportDevice, FileDevice, MemoryDevice, NbdError,
-    NbdSink, NbdSource, Server, ServerOptions, SourceDevice, ZeroOptions, export_info, list_contexts, list_exports,
+    Address, ClientOptions, Connection, CowDevice, Export, ExportDevice, FileDevice, MemoryDevice, NbdError, NbdSink,
+    NbdSource, Server, ServerOptions, SourceDevice, ZeroOptions, export_info, list_contexts, list_exports,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -380,47 +381,62 @@ async fn too_many_clients_are_hung_up_on() {
     assert_eq!(first.read(0, 1).await.unwrap()[0], 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_is_required_on_both_sides() {
-    let (config, client) = certificates();
-    let server = Server::new(ServerOptions { tls: Some(config), ..ServerOptions::default() });
-    let disk = patchy(3, 2 * MIB);
-    server.add(Export::new("disk", source(disk.clone()))).unwrap();
-    let bound = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let plain = Address::tcp("127.0.0.1", bound.port(), "disk");
-    let secure = plain.clone().with_tls();
-    let tls = |config| ClientTls { config, server_name: Some("localhost".into()) };
-    let options = ClientOptions { tls: Some(tls(client)), ..ClientOptions::default() };
+#[tokio::test(start_paused = true)]
+async fn requests_under_way_are_bounded() {
+    #[derive(Default)]
+    struct Counting {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
 
-    let secured = NbdSource::connect(&secure, &options, 2).await.unwrap();
-    assert!(secured.read_at(0, disk.len()).await.unwrap() == disk);
-    assert_eq!(list_exports(&secure, &options).await.unwrap().len(), 1);
-    let without = ClientOptions::default();
-    assert!(matches!(list_exports(&plain, &without).await, Err(NbdError::Tls(_))));
-    assert!(matches!(Connection::connect(&plain, &without).await, Err(NbdError::Tls(_))));
-    assert!(matches!(Connection::connect(&secure, &without).await, Err(NbdError::Tls(_))));
-    // Somebody else's certificate.
-    let stranger = ClientOptions { tls: Some(tls(certificates().1)), ..ClientOptions::default() };
-    assert!(matches!(Connection::connect(&secure, &stranger).await, Err(NbdError::Tls(_))));
+    #[async_trait::async_trait]
+    impl BlockSource for Counting {
+        fn size(&self) -> u64 {
+            1 << 40
+        }
 
-    // A server without TLS is not talked to by who wants it.
-    let fixture = Fixture::new(source(disk)).await;
-    for address in [fixture.address(), fixture.address().with_tls()] {
-        assert!(matches!(Connection::connect(&address, &options).await, Err(NbdError::Tls(_))));
+        async fn extents(&self, range: std::ops::Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
+            Ok(vec![BlockExtent::new(range, ExtentKind::Data)])
+        }
+
+        async fn read_at(&self, _offset: u64, len: usize) -> Result<Bytes, BlockError> {
+            let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(now, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.now.fetch_sub(1, Ordering::Relaxed);
+            Ok(vec![0; len].into())
+        }
+    }
+
+    // By what the client has under way, by what the server takes on, and by the bytes of it.
+    for (in_flight, len, most) in [(4, 512, 4), (64, 512, 16), (64, 30 << 20, 2)] {
+        let source = Arc::new(Counting::default());
+        let server = Arc::new(Server::new(ServerOptions::default()));
+        server.add(Export::new("disk", Arc::new(SourceDevice::new(source.clone())))).unwrap();
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move { server.serve(far).await });
+        let options = ClientOptions { in_flight, ..ClientOptions::default() };
+        let connection = Connection::over(near, "disk", &options).await.unwrap();
+        let count = if len == 512 { 100 } else { 4 };
+        let reads = (0..count).map(|n| connection.read(n << 30, len));
+        for read in futures_util::future::join_all(reads).await {
+            assert_eq!(read.unwrap().len(), len);
+        }
+        assert_eq!(source.most.load(Ordering::Relaxed), most, "{in_flight} of {len}");
     }
 }
 
-/// A server's configuration, and that of a client which trusts it.
-fn certificates() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let certificate = made.cert.der().clone();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let server = server.unwrap().with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
-    (Arc::new(server), Arc::new(client))
+#[test]
+fn all_can_be_used_from_any_task() {
+    fn check<T: Send>(_: T) {}
+    let (address, options) = (Address::unix("s", ""), ClientOptions::default());
+    check(Connection::connect(&address, &options));
+    check(NbdSource::connect(&address, &options, 2));
+    check(export_info(&address, &options));
+    check(list_exports(&address, &options));
+    check(list_contexts(&address, &options, &[]));
+    let server = Server::new(ServerOptions::default());
+    check(server.listen_unix("s".as_ref()));
+    check(server.stop(SECOND));
+    check(server.remove("", SECOND));
 }
