@@ -1,7 +1,7 @@
 //! The negotiation, as a server.
 
 use super::export::Export;
-use super::{Inner, Served};
+use super::{Inner, Served, User};
 use crate::error::NbdError;
 use crate::stream::{BoxStream, read_array, read_vec, send};
 use crate::wire::{self, Fields, MAX_STRING};
@@ -16,7 +16,7 @@ const MAX_OPTIONS: usize = 1024;
 /// What a client agreed on.
 pub(super) struct Agreed {
     pub(super) stream: BoxStream,
-    pub(super) served: Arc<Served>,
+    pub(super) user: User,
     pub(super) structured: bool,
     /// The ids of the contexts that the client selected, in order.
     pub(super) contexts: Vec<u32>,
@@ -36,7 +36,7 @@ struct Session<'a> {
 enum Next {
     Option,
     Tls,
-    Transmission(Arc<Served>),
+    Transmission(User),
     End,
 }
 
@@ -57,12 +57,12 @@ pub(super) async fn negotiate(server: &Inner, mut stream: BoxStream) -> Result<O
         match session.option().await? {
             Next::Option => {}
             Next::Tls => session = session.start_tls().await?,
-            Next::Transmission(served) => {
+            Next::Transmission(user) => {
                 let Session { stream, structured, selected, .. } = session;
                 // Contexts of another export mean nothing.
-                let selected = selected.filter(|(other, _)| structured && Arc::ptr_eq(other, &served));
+                let selected = selected.filter(|(other, _)| structured && Arc::ptr_eq(other, &user.0));
                 let contexts = selected.map(|(_, ids)| ids).unwrap_or_default();
-                return Ok(Some(Agreed { stream, served, structured, contexts }));
+                return Ok(Some(Agreed { stream, user, structured, contexts }));
             }
             Next::End => return Ok(None),
         }
@@ -133,8 +133,9 @@ impl Session<'_> {
         if !self.no_zeroes {
             out.extend_from_slice(&[0; 124]);
         }
+        let user = User::new(served);
         send(&mut self.stream, &out).await?;
-        Ok(Next::Transmission(served))
+        Ok(Next::Transmission(user))
     }
 
     async fn list(&mut self) -> Result<Next, NbdError> {
@@ -174,8 +175,12 @@ impl Session<'_> {
             }
             self.reply(option, wire::REP_INFO, &info).await?;
         }
+        if option == wire::OPT_INFO {
+            return self.ack(option).await;
+        }
+        let user = User::new(served);
         self.reply(option, wire::REP_ACK, &[]).await?;
-        Ok(if option == wire::OPT_GO { Next::Transmission(served) } else { Next::Option })
+        Ok(Next::Transmission(user))
     }
 
     async fn contexts(&mut self, option: u32, data: &[u8]) -> Result<Next, NbdError> {

@@ -123,9 +123,7 @@ impl Inner {
             _ = phase.wait_for(|phase| *phase != Phase::Run) => return Ok(()),
         };
         let Some(agreed) = agreed else { return Ok(()) };
-        let served = agreed.served.clone();
-        let _user = User::new(&served);
-        let mut killed = served.phase.subscribe();
+        let mut killed = agreed.user.0.phase.subscribe();
         tokio::select! {
             ended = session::run(agreed, &self.options, phase) => ended,
             _ = killed.wait_for(|phase| *phase == Phase::Kill) => Ok(()),
@@ -133,17 +131,17 @@ impl Inner {
     }
 }
 
-/// Counts a connection of an export.
-struct User<'a>(&'a Served);
+/// A connection of an export, which is counted from before the client knows that it is in.
+struct User(Arc<Served>);
 
-impl<'a> User<'a> {
-    fn new(served: &'a Served) -> Self {
+impl User {
+    fn new(served: Arc<Served>) -> Self {
         served.users.send_modify(|users| *users += 1);
         Self(served)
     }
 }
 
-impl Drop for User<'_> {
+impl Drop for User {
     fn drop(&mut self) {
         self.0.users.send_modify(|users| *users -= 1);
     }

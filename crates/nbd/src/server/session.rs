@@ -2,7 +2,7 @@
 
 use super::handshake::Agreed;
 use super::reply::{self, Reply};
-use super::{Phase, Served, ServerOptions};
+use super::{Phase, ServerOptions, User};
 use crate::error::NbdError;
 use crate::stream::{BoxStream, read_array};
 use crate::wire::{self, MAX_PAYLOAD, Request};
@@ -39,7 +39,7 @@ pub(super) async fn run(
     let units = options.in_flight_bytes.max(MAX_PAYLOAD as usize) / UNIT as usize;
     let session = Session {
         stream: BufReader::with_capacity(BUFFER, reader),
-        work: Arc::new(Work { served: agreed.served, structured: agreed.structured, contexts: agreed.contexts }),
+        work: Arc::new(Work { user: agreed.user, structured: agreed.structured, contexts: agreed.contexts }),
         slots: Arc::new(Semaphore::new(in_flight)),
         bytes: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
         units: u32::try_from(units).unwrap_or(u32::MAX),
@@ -92,7 +92,7 @@ impl Session {
         sender: mpsc::Sender<Finished>,
         mut server: watch::Receiver<Phase>,
     ) -> Result<(), NbdError> {
-        let mut export = self.work.served.phase.subscribe();
+        let mut export = self.work.user.0.phase.subscribe();
         let ended = loop {
             tokio::select! {
                 // Waiting is cancelled without losing a byte.
@@ -193,7 +193,7 @@ async fn in_time<T>(after: Duration, work: impl Future<Output = Result<T, NbdErr
 
 /// What it takes to answer requests.
 struct Work {
-    served: Arc<Served>,
+    user: User,
     structured: bool,
     contexts: Vec<u32>,
 }
@@ -204,7 +204,7 @@ impl Work {
         if let Err((errno, text)) = self.check(request) {
             return error(errno, text);
         }
-        let export = &self.served.export;
+        let export = &self.user.0.export;
         let device = &export.device;
         let range = request.offset..request.offset + u64::from(request.len);
         let empty = range.is_empty();
@@ -241,7 +241,7 @@ impl Work {
 
     /// Says no to what may not be asked.
     fn check(&self, request: &Request) -> Result<(), (u32, &'static str)> {
-        let device = &self.served.export.device;
+        let device = &self.user.0.export.device;
         let allowed = match request.command {
             wire::CMD_READ if self.structured => wire::FLAG_DF,
             wire::CMD_READ => 0,
