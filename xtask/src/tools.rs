@@ -25,6 +25,9 @@ pub(crate) const TEST: &[Tool] = &[
     Tool { program: "mariadbd", from: From::Debian("mariadb-server") },
     Tool { program: "mariadb-install-db", from: From::Debian("mariadb-server") },
     Tool { program: "qemu-img", from: From::Debian("qemu-utils") },
+    Tool { program: "qemu-nbd", from: From::Debian("qemu-utils") },
+    Tool { program: "nbdinfo", from: From::Debian("libnbd-bin") },
+    Tool { program: "nbdcopy", from: From::Debian("libnbd-bin") },
     Tool { program: "cargo-nextest", from: From::Cargo { package: "cargo-nextest", version: None, debug: false } },
 ];
 
