@@ -56,6 +56,9 @@ pub struct AccessOptions {
     pub logins: LoginRules,
     /// How long sessions live and how many an account may hold.
     pub sessions: SessionRules,
+    /// Whether no other process uses the same store: then a request that another one was carrying out is carried out
+    /// anew at once, since that one is dead.
+    pub alone: bool,
 }
 
 /// Every use case of this crate over one store.
@@ -88,7 +91,7 @@ impl Access {
     ) -> Result<Self, AccessError> {
         let passwords = Passwords::new(options.cost, ids.clone())?;
         let secrets = Secrets::new(storage.clone(), &vault, clock.clone(), ids.clone());
-        let replays = Replays::new(storage.clone(), &vault, clock.clone(), ids.clone());
+        let replays = Replays::new(storage.clone(), &vault, clock.clone(), ids.clone(), options.alone);
         let core = Arc::new(Core { storage, clock, ids, passwords });
         let logins = Logins::new(core.clone(), options.logins);
         let (remember, remembered) = (options.sessions.remember.min(MAX_REMEMBER), options.sessions.remembered);

@@ -35,6 +35,8 @@ struct Inner {
     /// Answers may hold tokens.
     sealer: Sealer,
     hash_key: Zeroizing<[u8; 32]>,
+    /// What every holder of this process begins with, where there is no other process.
+    only: Option<String>,
 }
 
 impl fmt::Debug for Inner {
@@ -81,9 +83,16 @@ pub struct ReplayHold {
 }
 
 impl Replays {
-    pub(crate) fn new(storage: Arc<dyn Storage>, vault: &Vault, clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        vault: &Vault,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        alone: bool,
+    ) -> Self {
         let (sealer, hash_key) = (vault.sealer("replay"), vault.hash_key("replay"));
-        Self(Arc::new(Inner { storage, clock, ids, sealer, hash_key }))
+        let only = alone.then(|| format!("{}/", ids.uuid()));
+        Self(Arc::new(Inner { storage, clock, ids, sealer, hash_key, only }))
     }
 
     /// Takes a request on, durably, or says what is known of it. Of several that ask at once one is told `Fresh`.
@@ -98,7 +107,7 @@ impl Replays {
             let found = inner.storage.find::<Replay>(Scope::All, id).await?;
             let expires = match found.as_deref() {
                 None => now + KEEP,
-                Some(there) => match judge(there, &fingerprint, now) {
+                Some(there) => match judge(there, &fingerprint, now, inner.only.as_deref()) {
                     Verdict::New => now + KEEP,
                     Verdict::Again => there.expires,
                     Verdict::Answered(sealed) => return inner.open(id, &fingerprint, sealed).map(Begun::Answered),
@@ -106,7 +115,7 @@ impl Replays {
                     Verdict::Mismatch => return Ok(Begun::Mismatch),
                 },
             };
-            let holder = inner.ids.uuid().to_string();
+            let holder = format!("{}{}", inner.only.as_deref().unwrap_or_default(), inner.ids.uuid());
             let record = Replay {
                 id,
                 fingerprint: fingerprint.clone(),
@@ -214,10 +223,12 @@ enum Verdict<'a> {
     Mismatch,
 }
 
-fn judge<'a>(there: &'a Replay, fingerprint: &str, now: Timestamp) -> Verdict<'a> {
+/// `only` is what the holders of this process begin with, where there is no other process.
+fn judge<'a>(there: &'a Replay, fingerprint: &str, now: Timestamp, only: Option<&str>) -> Verdict<'a> {
     let same = there.fingerprint == fingerprint;
     let released = there.holder.is_empty();
-    let held = !released && there.answer.is_none() && now < there.held_until;
+    let dead = only.is_some_and(|only| !there.holder.starts_with(only));
+    let held = !released && !dead && there.answer.is_none() && now < there.held_until;
     if there.expires <= now && !held {
         return Verdict::New;
     }

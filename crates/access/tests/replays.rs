@@ -4,7 +4,7 @@
 mod common;
 
 use common::World;
-use portolan_access::{Access, Asked, Begun, ReplayHold};
+use portolan_access::{Access, AccessOptions, Asked, Begun, ReplayHold};
 use portolan_model::query::Filter;
 use portolan_model::{RequestKey, Scope};
 use portolan_storage::{Kind, Query, Replay, StorageExt};
@@ -54,6 +54,20 @@ async fn an_answer_comes_back_to_its_sender_alone() {
     let rows = world.storage.list_of::<Replay>(Scope::All, Query::default()).await.unwrap().items;
     assert_eq!(rows.len(), 5);
     assert!(!format!("{rows:?}").contains("4711") && !format!("{rows:?}").contains("bob"), "sealed and hashed");
+}
+
+#[tokio::test]
+async fn who_is_alone_on_the_store_takes_over_from_a_dead_process_at_once() {
+    let world = World::with(AccessOptions { alone: true, ..common::options() });
+    let dead = fresh(&world.access, &asked("k", EXPORT)).await;
+    assert!(matches!(world.access.replays.begin(&asked("k", EXPORT)).await.unwrap(), Begun::InFlight));
+    let next = world.another();
+    let hold = fresh(&next, &asked("k", EXPORT)).await;
+    assert_eq!(hold.request(), dead.request(), "carried out under the same key");
+    assert!(matches!(next.replays.begin(&asked("k", EXPORT)).await.unwrap(), Begun::InFlight));
+    assert!(!dead.complete(b"too late").await.unwrap());
+    assert!(hold.complete(b"done").await.unwrap());
+    assert!(matches!(next.replays.begin(&asked("k", EXPORT)).await.unwrap(), Begun::Answered(_)));
 }
 
 #[tokio::test]

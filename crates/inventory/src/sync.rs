@@ -10,6 +10,7 @@ use portolan_model::*;
 use portolan_storage::{Conflict, Query, Record, Require, StorageExt, StoreError, Stored, UnitOfWork};
 use portolan_tasks::Held;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// Objects in one unit: bounds a transaction on a platform with many thousand machines.
@@ -37,6 +38,9 @@ impl Inventory {
     /// complete, nothing about its machines changes. `held` fences every write by the task that runs the sync.
     pub async fn sync_platform(&self, id: PlatformId, held: Option<Held>) -> Result<SyncReport, InventoryError> {
         let platform = self.storage.fetch::<Platform>(Scope::All, id).await?;
+        let absent = Filter::eq("platform", id.uuid()).and(Filter::eq("present", false));
+        let absent = self.storage.list_of::<VirtualMachine>(Scope::All, Query::matching(absent)).await?.items;
+        let absent: BTreeSet<VmId> = absent.iter().map(|vm| vm.id).collect();
         let listing = self.listing_of(id).await;
         let listing = match listing {
             Ok(listing) => listing,
@@ -54,7 +58,7 @@ impl Inventory {
             }
         };
         let listing = tidy(listing);
-        let mut report = self.write_listing(&platform, &listing, held).await?;
+        let mut report = self.write_listing(&platform, &listing, &absent, held).await?;
         let now = self.clock.now();
         self.storage
             .change::<Platform, _>(now, Scope::All, id, |p| {
@@ -79,10 +83,13 @@ impl Inventory {
         Ok(listing(&cloud.info(), &cloud.nodes().await?))
     }
 
+    /// `absent` are the machines that were gone before the platform was asked. One that went since was destroyed while
+    /// the listing was under way: what the listing says of it may be of the time before.
     async fn write_listing(
         &self,
         platform: &Platform,
         listing: &Listing,
+        absent: &BTreeSet<VmId>,
         held: Option<Held>,
     ) -> Result<SyncReport, InventoryError> {
         let mut report = SyncReport { vms: listing.vms.len() as u64, ..SyncReport::default() };
@@ -90,7 +97,9 @@ impl Inventory {
         for round in 0.. {
             let known = self.known(platform.id).await?;
             let before = counted.clone();
-            let plan = plan(platform, listing, &known, self.clock.now(), &*self.ids, &mut counted);
+            let listing =
+                without(listing, known.vms.iter().filter(|vm| !vm.observed.present && !absent.contains(&vm.id)));
+            let plan = plan(platform, &listing, &known, self.clock.now(), &*self.ids, &mut counted);
             let (added, gone) = (plan.added, plan.gone);
             match self.write_plan(plan, held).await {
                 Ok(written) => {
@@ -145,6 +154,18 @@ impl Inventory {
         }
         Ok(done.len() as u64)
     }
+}
+
+/// The listing without these machines.
+fn without<'a>(listing: &'a Listing, gone: impl Iterator<Item = &'a Stored<VirtualMachine>>) -> Cow<'a, Listing> {
+    let gone: BTreeSet<(&str, &str)> =
+        gone.map(|vm| (vm.external.native_id.as_str(), vm.external.incarnation.as_str())).collect();
+    if gone.is_empty() {
+        return Cow::Borrowed(listing);
+    }
+    let mut listing = listing.clone();
+    listing.vms.retain(|vm| !gone.contains(&(vm.native_id.as_str(), vm.incarnation.as_str())));
+    Cow::Owned(listing)
 }
 
 fn gather<R: Record>(into: &mut Vec<(uuid::Uuid, UnitOfWork)>, objects: Vec<Stored<R>>) {

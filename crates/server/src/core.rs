@@ -49,13 +49,10 @@ impl Core {
         let mut access = AccessOptions::default();
         access.sessions.lifetime = lifetime;
         access.logins.remember = config.remember_logins;
+        // A file is held by one process.
+        access.alone = storage.dialect() == Dialect::Sqlite;
         let state: Arc<dyn Storage> = storage.clone();
-        let clouds = CloudRules {
-            release_delay: config.release_delay,
-            // A file is held by one process.
-            alone: storage.dialect() == Dialect::Sqlite,
-            ..CloudRules::default()
-        };
+        let clouds = CloudRules { release_delay: config.release_delay, alone: access.alone, ..CloudRules::default() };
         let factories = Arc::new(Factories { storage: state.clone(), clock: clock.clone(), ids: ids.clone() });
         let portolan = Portolan::builder(state, vault.clone())
             .clock(clock.clone())

@@ -31,12 +31,14 @@ impl SqlConfig {
     /// The usual limits for a database at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
-        let max_connections = if url.starts_with("sqlite:") { 2 } else { 8 };
+        // With a file, who waits waits for nobody but this process, which is at work: a crowd is served in turn. A
+        // server may have died.
+        let (max_connections, acquire) = if url.starts_with("sqlite:") { (2, 30) } else { (8, 10) };
         Self {
             url,
             max_connections,
             statement_timeout: Duration::from_secs(30),
-            acquire_timeout: Duration::from_secs(10),
+            acquire_timeout: Duration::from_secs(acquire),
         }
     }
 

@@ -117,11 +117,11 @@ async fn tasks_are_held_back_cancelled_and_let_go_and_the_audit_log_tells_by_who
     let sync = || json(&site, &server, &["platform", "sync", "fake_driver"])["id"].as_str().unwrap().to_owned();
     let task = sync();
     let state = |task: &str| json(&site, &server, &["task", "show", task])["state"].as_str().unwrap().to_owned();
-    assert_eq!(state(&task), "QUEUED");
+    assert_eq!(state(&task), "READY");
     done(&site, &server, &["task", "cancel", &task]);
     assert_eq!(state(&task), "CANCELLED");
     let task = sync();
-    assert_eq!(state(&task), "QUEUED");
+    assert_eq!(state(&task), "READY");
     done(&site, &server, &["task", "drain", "--undo"]);
     done(&site, &server, &["task", "show", &task, "--follow"]);
     assert_eq!(state(&task), "SUCCEEDED");

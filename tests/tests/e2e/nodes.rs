@@ -96,11 +96,19 @@ async fn across(site: Site) {
     assert_eq!(nodes(&red).await.len(), 1);
     // Who has no tenant sees all.
     let admin = server.api(&site).await;
+    admin.sync().await;
     assert_eq!(machines(&admin).await, nodes(&server.orchestrator()).await);
     assert_eq!(nodes(&server.orchestrator()).await.len(), AT_FIRST + 2);
     red.put("/vm/stop", &json!({ "node": id })).await.unwrap().ok().unwrap();
     assert_eq!((nodes(&red).await.len(), machines(&others).await), (0, of_blue));
     server.stop().await;
+}
+
+async fn across_on(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut site = Site::empty();
+    site.set("database.url", &database.url);
+    across(site).await;
 }
 
 #[tokio::test]
@@ -110,14 +118,12 @@ async fn a_node_is_a_machine_of_its_tenant_on_sqlite() {
 
 #[tokio::test]
 async fn a_node_is_a_machine_of_its_tenant_on_postgresql() {
-    let database = Database::fresh(Engine::Postgres);
-    across(Site::on(&database.url)).await;
+    across_on(Engine::Postgres).await;
 }
 
 #[tokio::test]
 async fn a_node_is_a_machine_of_its_tenant_on_mariadb() {
-    let database = Database::fresh(Engine::MariaDb);
-    across(Site::on(&database.url)).await;
+    across_on(Engine::MariaDb).await;
 }
 
 /// Sends a request under a key.
@@ -197,6 +203,7 @@ async fn starts_and_stops_that_are_killed_are_done_once() {
     let mut site = Site::empty();
     site.set("tasks.lease", "5s");
     let mut server = site.start().await;
+    server.api(&site).await.sync().await;
     let (mut cut, mut unrecorded, mut span) = (0, 0, Duration::from_millis(60));
     let wanted = rounds(4);
     let mut round = 0;
@@ -248,23 +255,30 @@ async fn a_thousand_starts_at_once() {
     const MANY: usize = 1000;
     let site = Site::empty();
     let server = site.start().await;
-    let client = server.orchestrator();
+    let client = server.orchestrator().timeout(PATIENCE);
     let mut flying = JoinSet::new();
     for n in 0..MANY {
         let client = client.clone();
-        flying.spawn(async move { client.post("/vm/start", &wish(&format!("n-{n}"))).await.unwrap() });
+        flying.spawn(async move {
+            loop {
+                let answer = client.post("/vm/start", &wish(&format!("n-{n}"))).await.unwrap();
+                let body: Value = answer.json().unwrap();
+                // On a slow machine the last ones are told to ask again.
+                if answer.status == 500 && text(&body["message"]).contains("send the same request again") {
+                    continue;
+                }
+                assert_eq!(answer.status, 200, "{body}");
+                return text(&body["nodes"]["id"]);
+            }
+        });
     }
-    let mut ids = Vec::new();
-    while let Some(answer) = flying.join_next().await {
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        ids.push(text(&answer.json::<Value>().unwrap()["nodes"]["id"]));
-    }
+    let mut ids = flying.join_all().await;
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), MANY, "two starts were answered with one node");
     let there = nodes(&client).await;
     assert_eq!(there.len(), AT_FIRST + MANY);
+    server.api(&site).await.sync().await;
     assert_eq!(machines(&server.api(&site).await).await, there);
     server.stop().await;
 }

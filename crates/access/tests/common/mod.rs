@@ -30,6 +30,7 @@ pub fn options() -> AccessOptions {
         cost: CHEAP,
         logins: LoginRules { throttling: Throttling { login, peer, remembered: 1000 }, ..LoginRules::default() },
         sessions: SessionRules { per_account: 10, ..SessionRules::default() },
+        alone: false,
     }
 }
 

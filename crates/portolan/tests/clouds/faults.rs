@@ -206,3 +206,22 @@ async fn a_sync_in_between_does_not_take_the_node_from_its_tenant() {
     assert_eq!(w.machines(&red).await.len(), 1);
     assert_eq!(w.machines(&me()).await.len(), 3);
 }
+
+/// A listing from before a node was destroyed does not bring its machine back.
+#[tokio::test(start_paused = true)]
+async fn a_listing_from_before_a_stop_brings_nothing_back() {
+    let w = World::running(Provider::Remembers).await;
+    let node = w.start("web", LONG).await.unwrap();
+    w.sync().await;
+    assert_eq!(w.machines(&me()).await.len(), 3);
+    let held = w.faults.hold_after(CloudCall::ListNodes, 1);
+    let (portolan, cloud) = (Arc::clone(&w.portolan), w.cloud);
+    let sync = tokio::spawn(async move { portolan.inventory.sync_platform(cloud, None).await });
+    held.arrived(1).await;
+    w.stop(&node.id, LONG).await.unwrap();
+    assert_eq!(w.machines(&me()).await.len(), 2);
+    held.release();
+    sync.await.unwrap().unwrap();
+    assert_eq!(w.machines(&me()).await.len(), 2);
+    w.assert_no_orphans().await;
+}
