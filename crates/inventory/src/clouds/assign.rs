@@ -5,7 +5,7 @@
 
 use super::known::{ROUNDS, node_of, raced};
 use super::stop::{NodeChoice, StopPayload};
-use super::wait::{Waiting, fingerprint, node_task, outcome};
+use super::wait::{Asked, Waiting, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudNode, NodeRef};
@@ -165,7 +165,7 @@ impl Inventory {
         self.cloud_driver(wish.cloud)?;
         let (id, name) = (wish.choice.id.as_deref(), wish.choice.name.as_deref());
         let parts = [&wish.cloud.to_string(), &format!("{id:?}"), &format!("{name:?}")];
-        let asked = fingerprint(caller, task_kind::NODE_RELEASE, &parts.map(String::as_str));
+        let asked = Asked::new(caller, task_kind::NODE_RELEASE, &parts.map(String::as_str));
         let make = || async {
             let held = self.chosen(caller.scope, wish.cloud, &wish.choice, |held| match held.hold.status {
                 AssignmentStatus::Assigned => Ok(()),

@@ -1,6 +1,6 @@
 //! The request for a node.
 
-use super::wait::{Waiting, fingerprint, node_task, outcome};
+use super::wait::{Asked, Waiting, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudDriverExt, CloudNode, Extra};
@@ -66,7 +66,7 @@ impl Inventory {
             metadata: wish.metadata,
         };
         let json = serde_json::to_value(&payload).map_err(|e| InventoryError::Invalid(e.to_string()))?;
-        let asked = fingerprint(caller, task_kind::NODE_START, &[&json.to_string()]);
+        let asked = Asked::new(caller, task_kind::NODE_START, &[&json.to_string()]);
         let make = || async {
             if !driver.images(None).await?.iter().any(|i| i.id == payload.image) {
                 return Err(InventoryError::Unknown { what: "image", id: payload.image.clone() });

@@ -1,6 +1,6 @@
 //! The request to destroy a node.
 
-use super::wait::{Waiting, fingerprint, node_task, outcome};
+use super::wait::{Asked, Waiting, node_task, outcome};
 use crate::error::InventoryError;
 use crate::service::Inventory;
 use portolan_driver::{CloudNode, NodeRef};
@@ -67,7 +67,7 @@ impl Inventory {
         self.cloud_driver(wish.cloud)?;
         let (id, name) = (wish.choice.id.as_deref(), wish.choice.name.as_deref());
         let parts = [&wish.cloud.to_string(), &format!("{id:?}"), &format!("{name:?}")];
-        let asked = fingerprint(caller, task_kind::NODE_STOP, &parts.map(String::as_str));
+        let asked = Asked::new(caller, task_kind::NODE_STOP, &parts.map(String::as_str));
         let make = || async {
             let nodes = self.visible_nodes(caller.scope, wish.cloud).await?;
             let unknown = || InventoryError::Unknown { what: "node", id: wish.choice.words() };

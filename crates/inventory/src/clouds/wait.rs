@@ -12,7 +12,7 @@ use crate::service::Inventory;
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
 use portolan_storage::{Query, Replay, StorageExt, StoreError, Stored, UnitOfWork};
-use portolan_tasks::{EndBell, NewTask, Ran, RunThrough, Task, TaskStore};
+use portolan_tasks::{EndBell, NewTask, Ran, RunThrough, Task, TaskError, TaskStore, TaskStoreExt};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,8 +79,22 @@ impl Drop for Attending {
     }
 }
 
-/// What is asked, so that a repetition is known: the same caller, the same words.
-pub(super) fn fingerprint(caller: &Caller, what: &str, parts: &[&str]) -> String {
+/// A request, so that a repetition is known.
+pub(super) enum Asked {
+    /// By its task: its sender named it, and sends it again under that name.
+    Named(TaskId),
+    /// By who asks, and the words.
+    InWords(String),
+}
+
+impl Asked {
+    /// What a caller wants done by a task of the kind, in words.
+    pub(super) fn new(caller: &Caller, kind: &str, words: &[&str]) -> Self {
+        named(caller, kind).map_or_else(|| Self::InWords(fingerprint(caller, kind, words)), Self::Named)
+    }
+}
+
+fn fingerprint(caller: &Caller, what: &str, parts: &[&str]) -> String {
     let mut hash = blake3::Hasher::new();
     let account = caller.account.map(|a| a.to_string()).unwrap_or_default();
     let scope = format!("{:?}", caller.scope);
@@ -130,48 +144,55 @@ impl Inventory {
 
     /// Runs a task for a caller who waits, or waits for that of an earlier equal request whose answer is still owed.
     /// `make` builds the unit that enqueues it; it is not called in the second case. `Failed` when that takes too long.
-    pub(super) async fn run_owed<F, Fut>(
-        &self,
-        fingerprint: String,
-        waiting: Waiting,
-        make: F,
-    ) -> Result<Task, InventoryError>
+    pub(super) async fn run_owed<F, Fut>(&self, asked: Asked, waiting: Waiting, make: F) -> Result<Task, InventoryError>
     where
         F: FnOnce() -> Fut + Send,
         Fut: Future<Output = Result<(UnitOfWork, TaskId), InventoryError>> + Send,
     {
         let begun = Instant::now();
-        let mut within = waiting.in_all;
-        let (guard, note) = match self.owed(&fingerprint, within).await? {
+        let left = || waiting.in_all.saturating_sub(begun.elapsed());
+        let fingerprint = match asked {
+            Asked::Named(id) => {
+                // What its first sending began may have ended: by now the cloud may not have what the request
+                // speaks of.
+                match self.storage.task(Scope::All, id).await {
+                    Ok(_) => {}
+                    Err(TaskError::NotFound(_)) => {
+                        let (unit, _) = bounded(waiting.asking, make()).await?;
+                        match self.storage.apply(self.clock.now(), Scope::All, unit).await {
+                            Ok(_) => {}
+                            // Another sending was faster.
+                            Err(e) if raced(&e) => {}
+                            Err(e) => return Err(e.into()),
+                        }
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+                return self.wait_for(id, left()).await;
+            }
+            Asked::InWords(fingerprint) => fingerprint,
+        };
+        let (guard, note) = match self.owed(&fingerprint, waiting.in_all).await? {
             Some(owed) => owed,
             None => {
-                // Nothing has been begun when this is given up.
-                let made = tokio::time::timeout(waiting.asking, make()).await;
-                let (unit, id) = made.map_err(|_| InventoryError::Failed("the cloud does not answer".into()))??;
-                within = within.saturating_sub(begun.elapsed());
+                let (unit, id) = bounded(waiting.asking, make()).await?;
                 let now = self.clock.now();
                 let note = Replay {
                     id: EventId::from_uuid(id.uuid()),
                     fingerprint,
                     holder: self.waits.process.to_string(),
-                    held_until: now + within,
+                    held_until: now + left(),
                     answer: None,
                     expires: now + OWED,
                 };
-                // The id is new, so nobody attends it yet; a named request that is repeated side by side is.
-                let guard = self.waits.attend(id);
-                match self.storage.apply(now, Scope::All, unit.create(&note)).await {
-                    Ok(_) => {}
-                    // A named request: the same task was begun by its first sending.
-                    Err(e) if raced(&e) => return self.wait_for(id, within).await,
-                    Err(e) => return Err(e.into()),
-                }
-                let Some(guard) = guard else { return self.wait_for(id, within).await };
+                // The id is new, so nobody attends it yet.
+                let guard = self.waits.attend(id).ok_or_else(|| InventoryError::Failed("an id came twice".into()))?;
+                self.storage.apply(now, Scope::All, unit.create(&note)).await?;
                 (guard, Stored { version: 1, value: note })
             }
         };
         let id = TaskId::from_uuid(note.id.uuid());
-        let task = self.wait_for(id, within).await?;
+        let task = self.wait_for(id, left()).await?;
         self.settle(note).await;
         drop(guard);
         Ok(task)
@@ -202,6 +223,15 @@ impl Inventory {
             }
         }
     }
+}
+
+/// Nothing has been begun when this is given up.
+async fn bounded<T>(
+    within: Duration,
+    work: impl Future<Output = Result<T, InventoryError>>,
+) -> Result<T, InventoryError> {
+    let given_up = |_| InventoryError::Failed("the cloud does not answer".into());
+    tokio::time::timeout(within, work).await.map_err(given_up)?
 }
 
 /// What an ended task came to, as an answer to who waited for it.
@@ -249,6 +279,10 @@ pub(super) fn node_task(
 impl Inventory {
     /// The id of the task that a request begins: derived where its sender named the request.
     pub(super) fn task_id(&self, caller: &Caller, kind: &str) -> TaskId {
-        TaskId::from_uuid(caller.request.map_or_else(|| self.ids.uuid(), |key| key.derive(kind, 0)))
+        named(caller, kind).unwrap_or_else(|| TaskId::from_uuid(self.ids.uuid()))
     }
+}
+
+fn named(caller: &Caller, kind: &str) -> Option<TaskId> {
+    caller.request.map(|key| TaskId::from_uuid(key.derive(kind, 0)))
 }

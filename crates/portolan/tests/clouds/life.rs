@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use portolan::driver::{Extra, MemoryDriverState};
-use portolan::inventory::{InventoryError, StartNode};
+use portolan::inventory::{InventoryError, NodeChoice, StartNode, StopNode};
 use portolan::model::caller::RequestKey;
 use portolan::model::*;
 use portolan::storage::MemoryStorage;
@@ -141,6 +141,13 @@ async fn a_named_request_is_one_node_however_often_it_is_sent() {
     assert_eq!(ids[0], ids[1]);
     assert_ne!(ids[0], ids[2]);
     assert_eq!(w.nodes().await.len(), 4);
+    // A stop that was answered is answered again, though the cloud has no such node by now.
+    for _ in 0..2 {
+        let choice = NodeChoice { id: Some("3".into()), name: None };
+        let stop = StopNode { cloud: w.cloud, choice, within: SOON };
+        assert_eq!(w.portolan.inventory.stop_node(&named(3), stop).await.unwrap(), "3");
+    }
+    assert_eq!(w.nodes().await.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
