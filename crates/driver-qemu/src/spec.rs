@@ -182,7 +182,7 @@ pub struct NicSpec {
 }
 
 /// A hardware address made of the guest's uuid: QEMU's prefix, and three bytes.
-pub fn mac_of(uuid: Uuid, nth: usize) -> String {
+pub(crate) fn mac_of(uuid: Uuid, nth: usize) -> String {
     let bytes = uuid.as_bytes();
     let last = bytes[15].wrapping_add(u8::try_from(nth % 256).unwrap_or_default());
     format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// How long anything may take on a busy machine.
-pub const LONG: Duration = Duration::from_secs(150);
+pub(crate) const LONG: Duration = Duration::from_secs(150);
 
 /// A directory for a host. Whatever runs in it is killed when it is dropped.
-pub struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
@@ -29,14 +29,14 @@ impl Drop for Place {
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("portolan-qemu-").tempdir().expect("a directory");
         std::fs::create_dir_all(dir.path().join("images")).expect("a directory");
         Self { dir }
     }
 
     /// With an image that nothing boots from.
-    pub fn with_blank() -> Self {
+    pub(crate) fn with_blank() -> Self {
         let place = Self::new();
         let file = std::fs::File::create(place.images().join("blank.raw")).expect("an image");
         file.set_len(1 << 20).expect("an image");
@@ -44,28 +44,28 @@ impl Place {
     }
 
     /// With the demo guest.
-    pub fn with_demo() -> Self {
+    pub(crate) fn with_demo() -> Self {
         let place = Self::new();
         let image = portolan_testkit::demo_guest::image().unwrap_or_else(|text| panic!("{text}"));
         std::fs::copy(image, place.images().join("demo.qcow2")).expect("an image");
         place
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().to_owned()
     }
 
-    pub fn images(&self) -> PathBuf {
+    pub(crate) fn images(&self) -> PathBuf {
         self.dir.path().join("images")
     }
 
     /// Numbers of the processes that work in here.
-    pub fn processes(&self) -> Vec<u32> {
+    pub(crate) fn processes(&self) -> Vec<u32> {
         processes_in(self.dir.path())
     }
 
     /// Settings for guests of 16 MiB that are not waited for.
-    pub fn settings(&self) -> QemuSettings {
+    pub(crate) fn settings(&self) -> QemuSettings {
         let mut settings = QemuSettings::new(self.root());
         settings.accel = AccelSetting::Tcg;
         settings.sizes.truncate(1);
@@ -76,7 +76,7 @@ impl Place {
     }
 
     /// Settings for the demo guest.
-    pub fn demo_settings(&self) -> QemuSettings {
+    pub(crate) fn demo_settings(&self) -> QemuSettings {
         let mut settings = self.settings();
         settings.sizes[0].memory_mb = 256;
         settings.network = NicMode::User;
@@ -86,13 +86,13 @@ impl Place {
         settings
     }
 
-    pub async fn open(&self) -> Arc<QemuHost> {
+    pub(crate) async fn open(&self) -> Arc<QemuHost> {
         open(self.settings()).await
     }
 }
 
 /// Each host gets ids of its own.
-pub async fn open(settings: QemuSettings) -> Arc<QemuHost> {
+pub(crate) async fn open(settings: QemuSettings) -> Arc<QemuHost> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let ids = SeededIds::new(NEXT.fetch_add(1, Ordering::SeqCst) << 8 | u64::from(std::process::id()) << 32);
     QemuHost::open(settings, Arc::new(FakeClock::default()), Arc::new(ids)).await.expect("a host")
@@ -108,7 +108,7 @@ fn processes_in(root: &Path) -> Vec<u32> {
     numbers.filter(works_here).collect()
 }
 
-pub fn wish(name: &str, image: &str) -> NewGuest {
+pub(crate) fn wish(name: &str, image: &str) -> NewGuest {
     NewGuest {
         name: name.into(),
         image: image.into(),
@@ -119,7 +119,7 @@ pub fn wish(name: &str, image: &str) -> NewGuest {
 }
 
 /// The guest that a creation answered, which must be one of our own.
-pub fn own(seen: Seen) -> Arc<Guest> {
+pub(crate) fn own(seen: Seen) -> Arc<Guest> {
     match seen {
         Seen::Own(guest) => guest,
         other => panic!("not our own: {other:?}"),
@@ -127,7 +127,7 @@ pub fn own(seen: Seen) -> Arc<Guest> {
 }
 
 /// Waits until the guest is in that state.
-pub async fn comes_to(guest: &Guest, state: GuestState) {
+pub(crate) async fn comes_to(guest: &Guest, state: GuestState) {
     let mut seen = guest.observe();
     let waiting = timeout(LONG, seen.wait_for(|seen| seen.state == state));
     if waiting.await.is_err() {
@@ -137,7 +137,7 @@ pub async fn comes_to(guest: &Guest, state: GuestState) {
 }
 
 /// Waits until the console says this often enough.
-pub async fn console_says(guest: &Guest, words: &str) {
+pub(crate) async fn console_says(guest: &Guest, words: &str) {
     let text = || String::from_utf8_lossy(&std::fs::read(guest.console()).unwrap_or_default()).into_owned();
     let said = async {
         while !text().contains(words) {
