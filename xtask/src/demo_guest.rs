@@ -8,6 +8,8 @@ use crate::tools;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+/// The size of the disk of the guest that tests boot.
+pub(crate) const SIZE: &str = "2G";
 const BUILD: &str = include_str!("demo_guest/build.sh");
 const INIT: &str = include_str!("demo_guest/init.sh");
 
@@ -56,7 +58,9 @@ pub(crate) fn make(shell: &Shell, size: &str, install: bool) -> Result<PathBuf> 
     });
     let _ = std::fs::remove_dir_all(&scripts);
     let told = String::from_utf8_lossy(&made?).into_owned();
-    told.lines().last().map(PathBuf::from).filter(|image| image.is_file()).ok_or_else(|| {
-        XtaskError::Other("the guest was not made".into())
-    })
+    told.lines()
+        .last()
+        .map(PathBuf::from)
+        .filter(|image| image.is_file())
+        .ok_or_else(|| XtaskError::Other("the guest was not made".into()))
 }

@@ -68,7 +68,7 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
         /// The size of its disk
-        #[arg(long, default_value = "2G")]
+        #[arg(long, default_value = demo_guest::SIZE)]
         size: String,
         /// Install what is missing
         #[arg(long)]

@@ -109,7 +109,16 @@ async fn probe(qemu: &Path, machine: &str, accel: Accel) -> Result<(), String> {
     let disk = ScratchFile::new(&sector).map_err(|e| format!("a test disk cannot be written: {e}"))?;
     let mut command = Command::new(qemu);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "16"]);
-    command.args(["-machine", machine, "-accel", accel.argument(), "-cpu", accel.cpu(), "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    command.args([
+        "-machine",
+        machine,
+        "-accel",
+        accel.argument(),
+        "-cpu",
+        accel.cpu(),
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=4",
+    ]);
     // The path goes as JSON, so that no character in it means anything.
     let node = serde_json::json!({ "driver": "raw", "node-name": "d0", "read-only": true,
         "file": { "driver": "file", "filename": disk.0.to_string_lossy() } });

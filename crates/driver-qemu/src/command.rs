@@ -52,7 +52,10 @@ pub(crate) fn arguments(spec: &GuestSpec, layout: &Layout, accel: Accel, sandbox
     }
     if spec.seed {
         let file = json!({ "driver": "file", "filename": text(&layout.guest(&spec.id).join(SEED)) });
-        args.two("-blockdev", json!({ "driver": "raw", "node-name": "seed", "read-only": true, "file": file }).to_string());
+        args.two(
+            "-blockdev",
+            json!({ "driver": "raw", "node-name": "seed", "read-only": true, "file": file }).to_string(),
+        );
         args.device(json!({ "driver": "virtio-blk-pci", "id": "disk-seed", "drive": "seed", "serial": "seed" }));
     }
     for (n, nic) in spec.nics.iter().enumerate() {

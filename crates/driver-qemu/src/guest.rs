@@ -119,8 +119,8 @@ pub struct Guest {
     dir: PathBuf,
     /// The directory, open: sockets are reached through it.
     place: File,
-    /// Its lock, held for as long as this is here.
-    _lock: File,
+    /// Its lock, held for as long as this is here, or something is being written for it.
+    lock: Arc<File>,
     spec: Mutex<GuestSpec>,
     state: watching::Sender<Observed>,
     running: Mutex<Option<Running>>,
@@ -193,7 +193,7 @@ impl Guest {
             id: spec.id.clone(),
             dir,
             place,
-            _lock: lock,
+            lock: Arc::new(lock),
             spec: Mutex::new(spec),
             state: watching::channel(seen).0,
             running: Mutex::default(),
@@ -243,8 +243,11 @@ impl Guest {
 
     /// The driver's connection to the monitor, while the guest runs.
     pub fn qmp(&self) -> Result<Qmp, QemuError> {
-        let qmp = held(&self.running).as_ref().and_then(|running| running.qmp.clone());
-        qmp.filter(Qmp::is_alive).ok_or_else(|| QemuError::Conflict(format!("the guest '{}' does not run", self.id)))
+        let running = held(&self.running).clone();
+        let running = running.ok_or_else(|| QemuError::Conflict(format!("the guest '{}' does not run", self.id)))?;
+        let lost =
+            || QemuError::Qmp(QmpError::Connect(format!("the guest '{}' runs, and its monitor is lost", self.id)));
+        running.qmp.filter(Qmp::is_alive).ok_or_else(lost)
     }
 
     /// A connection to the second monitor, which the driver itself does not use: for long work such as backups. It
@@ -286,7 +289,8 @@ impl Guest {
 
     /// Its addresses as the agent told them lately. Asks anew, for a later call, when that is a while ago.
     pub fn addresses(self: &Arc<Self>) -> Vec<String> {
-        if self.state.borrow().state != GuestState::Running || held(&self.spec).nics.iter().all(|n| n.mode == NicMode::None)
+        if self.state.borrow().state != GuestState::Running
+            || held(&self.spec).nics.iter().all(|n| n.mode == NicMode::None)
         {
             return Vec::new();
         }
@@ -323,12 +327,17 @@ impl Guest {
 
     /// Goes from one of these states to another, at once, or is a conflict.
     fn shift(&self, from: &[GuestState], to: GuestState) -> Result<Observed, QemuError> {
+        self.shift_because(from, to, None)
+    }
+
+    /// The same with a reason.
+    fn shift_because(&self, from: &[GuestState], to: GuestState, reason: Option<&str>) -> Result<Observed, QemuError> {
         let mut before = None;
         let moved = self.state.send_if_modified(|seen| {
             before = Some(seen.clone());
             let may = from.contains(&seen.state);
             if may {
-                *seen = Observed { state: to, reason: None };
+                *seen = Observed { state: to, reason: reason.map(str::to_owned) };
             }
             may
         });
@@ -347,8 +356,12 @@ impl Guest {
             return Err(QemuError::NotFound { what: "guest", id: self.id.clone() });
         }
         change(&mut next);
-        let (layout, written) = (self.shared.layout.clone(), next.clone());
-        blocking(move || layout.write_spec(&written)).await?;
+        let (layout, written, lock) = (self.shared.layout.clone(), next.clone(), self.lock.clone());
+        blocking(move || {
+            let _ours = lock;
+            layout.write_spec(&written)
+        })
+        .await?;
         *held(&self.spec) = next;
         Ok(())
     }

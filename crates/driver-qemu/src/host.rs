@@ -8,9 +8,7 @@ use crate::process;
 use crate::programs::Programs;
 use crate::seed::Seed;
 use crate::settings::{DiskMode, SizeSetting};
-use crate::spec::{
-    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, mac_of,
-};
+use crate::spec::{BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, mac_of};
 use crate::{QemuError, QemuSettings};
 use portolan_driver::Extra;
 use portolan_model::{Clock, IdSource};
@@ -241,7 +239,10 @@ impl QemuHost {
         } else if phase == Phase::Preparing {
             guest.begin();
         } else if state == GuestState::Stopped && should_run && self.shared.settings.restart_guests {
-            guest.start().await?;
+            // One that cannot be started is no reason not to have the others.
+            if let Err(error) = guest.start().await {
+                tracing::warn!(guest = guest.id(), error = error.text(), "a guest was not started");
+            }
         }
         Ok(Some(Seen::Own(guest)))
     }
@@ -331,8 +332,7 @@ impl QemuHost {
         })
         .await?;
         let id = spec.id.clone();
-        let guest =
-            Guest::new(self.shared.clone(), spec, lock, Observed { state: GuestState::Pending, reason: None })?;
+        let guest = Guest::new(self.shared.clone(), spec, lock, Observed { state: GuestState::Pending, reason: None })?;
         self.guests().insert(id, guest.clone());
         guest.begin();
         Ok(Seen::Own(guest))
@@ -463,7 +463,8 @@ impl QemuHost {
             None => Ok(None),
         });
         let template = template.await?.ok_or_else(missing)?;
-        let known = |host: &Self| host.confirmed.lock().unwrap_or_else(PoisonError::into_inner).contains(&template.chain);
+        let known =
+            |host: &Self| host.confirmed.lock().unwrap_or_else(PoisonError::into_inner).contains(&template.chain);
         if !known(self) {
             image::confirm(&self.shared.programs.qemu_img, &self.shared.layout.images(), &template).await?;
             let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -506,7 +507,8 @@ fn check_wish(wish: &NewGuest) -> Result<(), QemuError> {
     }
     if let Some(key) = &wish.ssh_key {
         let kinds = ["ssh-", "ecdsa-", "sk-"];
-        if key.len() > 16 << 10 || key.chars().any(char::is_control) || !kinds.iter().any(|kind| key.starts_with(kind)) {
+        if key.len() > 16 << 10 || key.chars().any(char::is_control) || !kinds.iter().any(|kind| key.starts_with(kind))
+        {
             return wrong("this is no public key of OpenSSH's form".into());
         }
     }

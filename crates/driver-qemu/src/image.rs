@@ -4,10 +4,10 @@
 //! read here first, without QEMU, and an image that names anything but a file beside it is refused. Then `qemu-img`
 //! must find the same. QEMU is always told the whole chain, with each format: it takes nothing from a header.
 
+use crate::QemuError;
 use crate::layout::is_plain;
 use crate::programs::run;
 use crate::spec::{BaseFile, ImageFormat};
-use crate::QemuError;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;

@@ -131,5 +131,8 @@ pub(crate) fn complaint(dir: &Path) -> String {
     };
     let text = read().unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("warning:"));
-    lines.last().map_or_else(|| "it did not say why".to_owned(), str::to_owned)
+    let lines: Vec<&str> = lines.collect();
+    // The first line says what is wrong, the one after it often how to do better.
+    let last = &lines[lines.len().saturating_sub(3)..];
+    if last.is_empty() { "it did not say why".to_owned() } else { last.join("; ") }
 }

@@ -306,8 +306,7 @@ impl Qmp {
 
     async fn typed<T: DeserializeOwned>(&self, command: &str) -> Result<T, QmpError> {
         let value = self.execute(command, None).await?;
-        T::deserialize(value)
-            .map_err(|e| QmpError::Malformed { command: command.to_owned(), reason: e.to_string() })
+        T::deserialize(value).map_err(|e| QmpError::Malformed { command: command.to_owned(), reason: e.to_string() })
     }
 
     /// Whether the guest runs.

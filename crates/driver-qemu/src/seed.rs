@@ -36,10 +36,7 @@ impl Seed<'_> {
             // A text of JSON is one of YAML.
             meta.push_str(&format!("public-keys:\n  - {}\n", serde_json::Value::from(key)));
         }
-        Ok(fat(&[
-            ("meta-data", b"META-D~1   ", meta.as_bytes()),
-            ("user-data", b"USER-D~1   ", user_data.as_bytes()),
-        ]))
+        Ok(fat(&[("meta-data", b"META-D~1   ", meta.as_bytes()), ("user-data", b"USER-D~1   ", user_data.as_bytes())]))
     }
 }
 
@@ -144,7 +141,9 @@ mod tests {
     fn other_programs_read_the_seed() {
         let user_data = format!("#cloud-config\n{}", "# a long line of text\n".repeat(2000));
         let seed =
-            Seed { id: "i-1", name: "Größe, 1", ssh_key: Some("ssh-ed25519 AAAA \"me\""), user_data: Some(&user_data) };
+            Seed {
+                id: "i-1", name: "Größe, 1", ssh_key: Some("ssh-ed25519 AAAA \"me\""), user_data: Some(&user_data)
+            };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("seed.img");
         std::fs::write(&path, seed.image().unwrap()).unwrap();

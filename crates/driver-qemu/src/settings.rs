@@ -150,18 +150,8 @@ fn sizes() -> Vec<SizeSetting> {
 }
 
 /// Settings that are words of their own; the others are numbers, `true` and `false`, or JSON.
-const WORDS: &[&str] = &[
-    "root",
-    "host_name",
-    "qemu",
-    "qemu_img",
-    "qemu_storage_daemon",
-    "accel",
-    "machine",
-    "disk",
-    "network",
-    "bridge",
-];
+const WORDS: &[&str] =
+    &["root", "host_name", "qemu", "qemu_img", "qemu_storage_daemon", "accel", "machine", "disk", "network", "bridge"];
 
 impl QemuSettings {
     /// The defaults over this root.
@@ -215,9 +205,8 @@ impl QemuSettings {
         if !self.root.is_absolute() || self.root.components().any(|part| part == std::path::Component::ParentDir) {
             return wrong("'root' must be an absolute path without '..'");
         }
-        let plain = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        };
+        let plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !plain(&self.machine) {
             return wrong("'machine' is no machine type");
         }

@@ -1,5 +1,7 @@
 //! Guests that boot nothing, and what becomes of them when things end at the wrong moment.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::{LONG, Place, comes_to, open, own, wish};

@@ -1,6 +1,7 @@
 //! Starting: disks are made, QEMU is started, or one that runs already is taken over.
 
 use super::{AGENT_LIMIT, Guest, GuestState, QMP_LIMIT, Running, blocking, held};
+use crate::QemuError;
 use crate::command::arguments;
 use crate::image;
 use crate::layout::{self, sync_dir};
@@ -8,7 +9,6 @@ use crate::process::{self, Process};
 use crate::programs::run;
 use crate::qmp::{Qmp, RunStatus};
 use crate::spec::{Desired, DiskSpec, Phase};
-use crate::QemuError;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -40,7 +40,9 @@ impl Guest {
         if held_up && let Ok(qmp) = self.qmp() {
             let _ = qmp.cont().await;
         }
-        if !by_agent.is_zero() && self.ask_agent(ShutdownMode::Powerdown, by_agent).await && self.has_stopped(by_agent).await
+        if !by_agent.is_zero()
+            && self.ask_agent(ShutdownMode::Powerdown, by_agent).await
+            && self.has_stopped(by_agent).await
         {
             return;
         }
@@ -57,16 +59,19 @@ impl Guest {
             }
             tracing::warn!(guest = self.id(), "QEMU does not end");
         }
-        if self.shift(&[GuestState::Stopping], GuestState::Running).is_ok() {
-            self.set(GuestState::Running, Some("it did not shut down when it was asked to".into()));
-        }
+        // It may have ended meanwhile.
+        let reason = Some("it did not shut down when it was asked to");
+        let _ = self.shift_because(&[GuestState::Stopping], GuestState::Running, reason);
     }
 
     /// Turns it off at once.
     pub async fn power_off(self: &Arc<Self>) -> Result<(), QemuError> {
         use GuestState::{Paused, Rebooting, Running, Stopping};
-        self.shift(&[Running, Paused, Rebooting, Stopping], Stopping)?;
-        self.change(|spec| spec.desired = Desired::Stopped).await?;
+        let before = self.shift(&[Running, Paused, Rebooting, Stopping], Stopping)?;
+        if let Err(error) = self.change(|spec| spec.desired = Desired::Stopped).await {
+            self.state.send_replace(before);
+            return Err(error);
+        }
         self.end_process().await?;
         if self.has_stopped(KILL_LIMIT).await { Ok(()) } else { Err(self.does_not_end()) }
     }
@@ -87,7 +92,8 @@ impl Guest {
 
     async fn start_again(&self) {
         let by_agent = self.shared.settings.agent_stop();
-        if !by_agent.is_zero() && self.ask_agent(ShutdownMode::Reboot, by_agent).await && self.has_reset(by_agent).await {
+        if !by_agent.is_zero() && self.ask_agent(ShutdownMode::Reboot, by_agent).await && self.has_reset(by_agent).await
+        {
             return;
         }
         let done = match self.qmp() {
@@ -97,9 +103,9 @@ impl Guest {
         if done.is_ok() && self.has_reset(RESET_LIMIT).await {
             return;
         }
-        if self.shift(&[GuestState::Rebooting], GuestState::Running).is_ok() {
-            self.set(GuestState::Running, Some("it did not reboot when it was asked to".into()));
-        }
+        // It may have ended meanwhile.
+        let reason = Some("it did not reboot when it was asked to");
+        let _ = self.shift_because(&[GuestState::Rebooting], GuestState::Running, reason);
     }
 
     /// Whether the guest is out of its reboot within `limit`, one way or another.
@@ -130,8 +136,12 @@ impl Guest {
         self.end_process().await?;
         // What is being written just now belongs to a guest that is there.
         let _writing = self.writing.lock().await;
-        let (layout, spec) = (self.shared.layout.clone(), self.spec());
-        blocking(move || layout.remove_guest(&spec)).await
+        let (layout, spec, lock) = (self.shared.layout.clone(), self.spec(), self.lock.clone());
+        blocking(move || {
+            let _ours = lock;
+            layout.remove_guest(&spec)
+        })
+        .await
     }
 
     /// Ends QEMU, if it runs: in peace, else by killing it.
