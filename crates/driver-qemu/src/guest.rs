@@ -129,6 +129,8 @@ pub struct Guest {
     turn: tokio::sync::Mutex<()>,
     /// Held while the document is written.
     writing: tokio::sync::Mutex<()>,
+    /// Held by work on its files, which goes on when what began it is dropped.
+    files: Arc<tokio::sync::Mutex<()>>,
     /// Held while somebody talks with the agent.
     agent: tokio::sync::Mutex<()>,
     /// What is under way is to end: the guest is being destroyed.
@@ -200,6 +202,7 @@ impl Guest {
             addresses: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::default(),
+            files: Arc::default(),
             agent: tokio::sync::Mutex::default(),
             ending: CancellationToken::new(),
         }))
@@ -348,6 +351,21 @@ impl Guest {
         Err(QemuError::Conflict(format!("the guest '{}' is {}", self.id, word(before.state))))
     }
 
+    /// Runs work on the guest's files where it may block, one after the other, under the guest's lock. It is done to
+    /// its end also when the caller is dropped: whoever comes next waits for that.
+    async fn files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, QemuError> + Send + 'static,
+    ) -> Result<T, QemuError> {
+        let turn = self.files.clone().lock_owned().await;
+        let lock = self.lock.clone();
+        blocking(move || {
+            let _held = (turn, lock);
+            work()
+        })
+        .await
+    }
+
     /// Changes the document, durably.
     async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
         let _writing = self.writing.lock().await;
@@ -356,12 +374,8 @@ impl Guest {
             return Err(QemuError::NotFound { what: "guest", id: self.id.clone() });
         }
         change(&mut next);
-        let (layout, written, lock) = (self.shared.layout.clone(), next.clone(), self.lock.clone());
-        blocking(move || {
-            let _ours = lock;
-            layout.write_spec(&written)
-        })
-        .await?;
+        let (layout, written) = (self.shared.layout.clone(), next.clone());
+        self.files(move || layout.write_spec(&written)).await?;
         *held(&self.spec) = next;
         Ok(())
     }

@@ -227,8 +227,13 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), QemuError> {
 }
 
 fn remove_tree(path: &Path) -> Result<(), QemuError> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(QemuError::file("remove", path)(e)),
-        _ => Ok(()),
+    // A program that was killed just now may have made one more file.
+    let mut tries = 0;
+    loop {
+        match std::fs::remove_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < 10 => tries += 1,
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(QemuError::file("remove", path)(e)),
+            _ => return Ok(()),
+        }
     }
 }

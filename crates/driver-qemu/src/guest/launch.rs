@@ -115,7 +115,7 @@ impl Guest {
     async fn start_qemu(&self) -> Result<(Process, Option<Child>, Qmp), QemuError> {
         let (shared, spec) = (&self.shared, self.spec());
         let (layout, disks, dir) = (shared.layout.clone(), spec.disks.clone(), self.dir.clone());
-        blocking(move || {
+        self.files(move || {
             for disk in &disks {
                 image::unchanged(&layout.images(), &disk.base)?;
             }
@@ -169,7 +169,7 @@ impl Guest {
             let part = dir.join(format!(".{}.part", disk.file));
             let (layout, images) = (self.shared.layout.clone(), self.shared.layout.images());
             let (made, bases, old) = (dir.clone(), [disk.base.clone(), disk.copy_of.clone()], part.clone());
-            blocking(move || {
+            self.files(move || {
                 bases.iter().try_for_each(|chain| image::unchanged(&images, chain))?;
                 use std::os::unix::fs::DirBuilderExt;
                 let directory = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&made);
@@ -183,7 +183,7 @@ impl Guest {
             })
             .await?;
             self.make_disk(disk, &part).await?;
-            blocking(move || {
+            self.files(move || {
                 std::fs::File::open(&part)
                     .and_then(|file| file.sync_all())
                     .and_then(|()| std::fs::rename(&part, &path))

@@ -1,6 +1,6 @@
 //! Stopping, rebooting, destroying.
 
-use super::{AGENT_LIMIT, Guest, GuestState, blocking, held};
+use super::{AGENT_LIMIT, Guest, GuestState, held};
 use crate::QemuError;
 use crate::qga::ShutdownMode;
 use crate::spec::{Desired, Phase};
@@ -136,12 +136,8 @@ impl Guest {
         self.end_process().await?;
         // What is being written just now belongs to a guest that is there.
         let _writing = self.writing.lock().await;
-        let (layout, spec, lock) = (self.shared.layout.clone(), self.spec(), self.lock.clone());
-        blocking(move || {
-            let _ours = lock;
-            layout.remove_guest(&spec)
-        })
-        .await
+        let (layout, spec) = (self.shared.layout.clone(), self.spec());
+        self.files(move || layout.remove_guest(&spec)).await
     }
 
     /// Ends QEMU, if it runs: in peace, else by killing it.
