@@ -195,7 +195,7 @@ mod tests {
         let text = advice(TEST);
         assert_eq!(text.matches("postgresql").count(), 1, "{text}");
         let guest = advice(GUEST);
-        assert!(guest.contains("syslinux syslinux-common") || guest.contains("syslinux-common"), "{guest}");
+        assert!(guest.contains(" syslinux-common") && guest.contains(" mtools"), "{guest}");
         for word in ["initdb", "mariadbd", "qemu-utils", "cargo install --locked cargo-nextest", "--install"] {
             assert!(text.contains(word), "{word}: {text}");
         }

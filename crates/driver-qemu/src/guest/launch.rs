@@ -40,6 +40,8 @@ impl Guest {
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
             let done = tokio::select! {
+                // First of all: one that was destroyed meanwhile is not touched any more.
+                biased;
                 () = guest.ending.cancelled() => return,
                 done = guest.launch() => done,
             };

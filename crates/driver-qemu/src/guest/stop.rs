@@ -28,6 +28,8 @@ impl Guest {
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
             tokio::select! {
+                // First of all: one that was destroyed meanwhile is not touched any more.
+                biased;
                 () = guest.ending.cancelled() => {}
                 () = guest.shut_down(held_up) => {}
             }
@@ -83,6 +85,8 @@ impl Guest {
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
             tokio::select! {
+                // First of all: one that was destroyed meanwhile is not touched any more.
+                biased;
                 () = guest.ending.cancelled() => {}
                 () = guest.start_again() => {}
             }
