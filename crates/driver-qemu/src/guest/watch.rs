@@ -171,3 +171,28 @@ fn cut(path: &Path) {
         tracing::debug!(%error, path = %path.display(), "a console log could not be cut");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_console_is_cut_and_its_end_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, before) = (dir.path().join("console.log"), dir.path().join("console.log.1"));
+        std::fs::write(&path, "short").unwrap();
+        cut(&path);
+        assert_eq!((std::fs::read(&path).unwrap(), before.exists()), (b"short".to_vec(), false));
+        // As QEMU does, which goes on writing.
+        let mut qemu = std::fs::File::options().append(true).open(&path).unwrap();
+        qemu.write_all(&vec![b'x'; usize::try_from(LONGEST_CONSOLE).unwrap()]).unwrap();
+        qemu.write_all(b"the end").unwrap();
+        cut(&path);
+        qemu.write_all(b"and on").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"and on");
+        let kept = std::fs::read(&before).unwrap();
+        assert_eq!(kept.len() as u64, KEPT_CONSOLE);
+        assert!(kept.ends_with(b"xxxthe end"));
+        cut(&dir.path().join("missing"));
+    }
+}
