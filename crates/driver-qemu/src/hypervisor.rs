@@ -70,7 +70,7 @@ impl Hypervisor for QemuHypervisor {
                     let observed = guest.observed();
                     if observed.state == GuestState::Failed {
                         let reason = observed.reason.unwrap_or_default();
-                        out.problems.push(format!("{}: its disks could not be made: {reason}", guest.id()));
+                        out.problems.push(format!("{}: it could not be made: {reason}", guest.id()));
                     }
                     out.vms.push(machine(&guest.spec(), power(observed.state), &guest.addresses()));
                 }

@@ -6,7 +6,7 @@
 
 use crate::QemuError;
 use crate::layout::is_plain;
-use crate::programs::run;
+use crate::programs::run_within;
 use crate::spec::{BaseFile, ImageFormat};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,6 +19,8 @@ use tokio::process::Command;
 const DEEPEST: usize = 8;
 /// How long `qemu-img` may look at an image.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
+/// How much memory it may take for that.
+const LOOK_MEMORY: u64 = 1 << 30;
 /// The longest name of a backing file that the format knows.
 const LONGEST_NAME: u32 = 1023;
 /// Data of the image lies in another file.
@@ -117,7 +119,7 @@ pub(crate) async fn confirm(qemu_img: &Path, dir: &Path, template: &Template) ->
     let mut command = Command::new(qemu_img);
     command.args(["info", "--output=json", "--force-share", "--image-opts"]);
     command.arg(image_options(&dir.join(&top.file), top.format));
-    let told = run(&mut command, LOOK_LIMIT).await.map_err(|e| refuse(e.to_string()))?;
+    let told = run_within(&mut command, LOOK_LIMIT, Some(LOOK_MEMORY)).await.map_err(|e| refuse(e.to_string()))?;
     let info: serde_json::Value = serde_json::from_str(&told).map_err(|e| refuse(e.to_string()))?;
     let specific = &info["format-specific"]["data"];
     if specific["data-file"].is_string() {

@@ -2,6 +2,7 @@
 
 use crate::qmp::QemuVersion;
 use crate::{QemuError, QemuSettings};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -82,11 +83,25 @@ fn parse_version(text: &str) -> Option<QemuVersion> {
 /// Runs a program to its end within `limit` and gives what it printed. Fails with what it complained when it fails.
 /// It is killed at the limit, and when the caller gives up.
 pub(crate) async fn run(command: &mut Command, limit: Duration) -> Result<String, QemuError> {
+    run_within(command, limit, None).await
+}
+
+/// The same with no more than so many bytes of memory, for programs that read what is not trusted.
+pub(crate) async fn run_within(
+    command: &mut Command,
+    limit: Duration,
+    memory: Option<u64>,
+) -> Result<String, QemuError> {
     let name = program_name(command.as_std().get_program());
     let failed = |what: String| QemuError::Program(format!("{name} {what}"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.env("LC_ALL", "C");
     let mut child = command.spawn().map_err(|e| failed(format!("cannot be run: {e}")))?;
+    if let (Some(most), Some(pid)) = (memory, child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))) {
+        // One that has ended by now needs no limit.
+        let most = Rlimit { current: Some(most), maximum: Some(most) };
+        let _ = prlimit(Some(pid), Resource::As, most);
+    }
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let whole = async {
         let (out, err, status) = tokio::join!(text(out), text(err), child.wait());
@@ -138,6 +153,11 @@ mod tests {
         let error = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).await.unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         assert!(run(&mut Command::new("/no/such/program"), limit).await.is_err());
+        // It is let go on when its limit has been set.
+        let hungry = "sleep 0.2; dd if=/dev/zero of=/dev/null bs=256M count=1 2>&1";
+        let mut command = Command::new("sh");
+        assert!(run_within(command.args(["-c", hungry]), limit, Some(128 << 20)).await.is_err());
+        assert!(run(Command::new("sh").args(["-c", hungry]), limit).await.is_ok());
     }
 
     #[tokio::test]

@@ -274,7 +274,8 @@ impl Qga {
         }
     }
 
-    /// Asks the guest to shut down. There is no answer to wait for: the agent ends with the guest.
+    /// Asks the guest to shut down. There is no answer to wait for: the agent ends with the guest. Keep the session
+    /// until it has: QEMU may drop what it has not read yet when its peer goes.
     pub async fn shutdown(&mut self, mode: ShutdownMode) -> Result<(), QgaError> {
         let mode = match mode {
             ShutdownMode::Powerdown => "powerdown",
@@ -284,6 +285,16 @@ impl Qga {
         let limit = self.limit;
         let send = self.send("guest-shutdown", Some(json!({ "mode": mode })));
         timeout(limit, send).await.map_err(|_| QgaError::AgentSilent)?
+    }
+
+    /// After [`Qga::shutdown`]: ends when the agent says that it will not. When it does what it was asked, this never
+    /// ends.
+    pub async fn refused(&mut self) {
+        let mut line = Vec::new();
+        if !matches!(read_line(&mut self.reader, &mut line, LONGEST_LINE).await, Ok(Some(()))) {
+            // The guest went: just what it was asked to.
+            std::future::pending().await
+        }
     }
 
     /// The guest's network cards and their addresses.

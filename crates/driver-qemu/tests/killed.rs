@@ -27,10 +27,20 @@ fn settings(root: &Path) -> QemuSettings {
     settings
 }
 
-fn start(root: &Path) -> Child {
+/// A process that does not outlive the test, whatever becomes of that.
+struct Portolan(Child);
+
+impl Drop for Portolan {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(root: &Path) -> Portolan {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "portolan"]).env(ROOT, root).stdin(Stdio::null()).stdout(Stdio::null());
-    command.spawn().expect("this program")
+    Portolan(command.spawn().expect("this program"))
 }
 
 /// Waits until there is a file in a guest's directory on that path, or right below the root.
@@ -64,7 +74,7 @@ async fn killed_anywhere_it_goes_on() {
     ];
     for (parent, name) in points {
         let place = Place::with_blank();
-        let mut portolan = start(&place.root());
+        let portolan = start(&place.root());
         if name.is_empty() {
             // The directory of the guest itself.
             let dir = place.root().join(parent);
@@ -81,8 +91,7 @@ async fn killed_anywhere_it_goes_on() {
             appears(&place.root(), parent, name).await;
         }
         let ran = place.processes();
-        portolan.kill().expect("killed");
-        portolan.wait().expect("it ends");
+        drop(portolan);
 
         let host = open(settings(&place.root())).await;
         let guest = own(host.create(wish("alpha", "blank")).await.expect("the guest"));

@@ -70,6 +70,7 @@ async fn what_is_left_in_the_channel_is_passed_over() {
         peer.say(&json!({ "error": { "class": "CommandNotFound", "desc": "disabled" } })).await;
         let asked = peer.hear().await;
         assert_eq!((&asked["execute"], &asked["arguments"]["mode"]), (&json!("guest-shutdown"), &json!("reboot")));
+        peer.say(&json!({ "error": { "class": "GenericError", "desc": "no" } })).await;
     });
     let mut agent = Qga::connect(&path, NONCE, LIMIT).await.unwrap();
     agent.ping().await.unwrap();
@@ -82,6 +83,8 @@ async fn what_is_left_in_the_channel_is_passed_over() {
         other => panic!("{other}"),
     }
     agent.shutdown(ShutdownMode::Reboot).await.unwrap();
+    agent.refused().await;
+    assert!(tokio::time::timeout(SHORT, agent.refused()).await.is_err(), "a peer that goes does what it was asked");
     peer.await.unwrap();
 }
 

@@ -4,6 +4,7 @@ use super::{AGENT_LIMIT, Guest, GuestState, held};
 use crate::QemuError;
 use crate::qga::ShutdownMode;
 use crate::spec::{Desired, Phase};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -42,10 +43,7 @@ impl Guest {
         if held_up && let Ok(qmp) = self.qmp() {
             let _ = qmp.cont().await;
         }
-        if !by_agent.is_zero()
-            && self.ask_agent(ShutdownMode::Powerdown, by_agent).await
-            && self.has_stopped(by_agent).await
-        {
+        if !by_agent.is_zero() && self.agent_does(ShutdownMode::Powerdown, by_agent, self.has_stopped(by_agent)).await {
             return;
         }
         if !by_button.is_zero()
@@ -96,8 +94,7 @@ impl Guest {
 
     async fn start_again(&self) {
         let by_agent = self.shared.settings.agent_stop();
-        if !by_agent.is_zero() && self.ask_agent(ShutdownMode::Reboot, by_agent).await && self.has_reset(by_agent).await
-        {
+        if !by_agent.is_zero() && self.agent_does(ShutdownMode::Reboot, by_agent, self.has_reset(by_agent)).await {
             return;
         }
         let done = match self.qmp() {
@@ -118,11 +115,15 @@ impl Guest {
         timeout(limit, seen.wait_for(|seen| seen.state != GuestState::Rebooting)).await.is_ok()
     }
 
-    /// Asks the agent, if it is there; says whether it was.
-    async fn ask_agent(&self, mode: ShutdownMode, limit: Duration) -> bool {
-        match self.agent(AGENT_LIMIT.min(limit)).await {
-            Ok(mut agent) => agent.shutdown(mode).await.is_ok(),
-            Err(_) => false,
+    /// Has the agent do it, if there is one, and waits until `done` says whether that came to be.
+    async fn agent_does(&self, mode: ShutdownMode, limit: Duration, done: impl Future<Output = bool>) -> bool {
+        let Ok(mut agent) = self.agent(AGENT_LIMIT.min(limit)).await else { return false };
+        if agent.shutdown(mode).await.is_err() {
+            return false;
+        }
+        tokio::select! {
+            done = done => done,
+            () = agent.refused() => false,
         }
     }
 

@@ -45,14 +45,16 @@ impl Guest {
                 }
             }
         }
-        // What QEMU said of its end may be on its way still; behind it the connection ends.
-        let rest = async {
-            while let Some(event) = next(&mut monitor).await {
-                self.heard(event, &mut ended_by);
+        // What QEMU said of its end may be on its way still; behind it the connection ends. Often it has already.
+        if monitor.is_some() {
+            let rest = async {
+                while let Some(event) = next(&mut monitor).await {
+                    self.heard(event, &mut ended_by);
+                }
+            };
+            if timeout(LAST_WORDS, rest).await.is_err() {
+                tracing::debug!(guest = self.id(), "QEMU is gone, and its monitor is not");
             }
-        };
-        if timeout(LAST_WORDS, rest).await.is_err() {
-            tracing::debug!(guest = self.id(), "QEMU is gone, and its monitor is not");
         }
         let status = match child {
             // It has ended; this only fetches what it ended with.
