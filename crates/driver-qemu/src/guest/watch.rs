@@ -115,12 +115,13 @@ impl Guest {
         self.set(GuestState::Stopped, Some(reason));
     }
 
-    /// Waits until it has stopped; says whether that came within `limit`.
+    /// Waits until it is no longer stopping; says whether that came within `limit`. It may have been started again by
+    /// the time that this looks.
     pub(super) async fn has_stopped(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut seen = self.observe();
         tokio::select! {
-            found = seen.wait_for(|seen| seen.state == GuestState::Stopped) => found.is_ok(),
+            found = seen.wait_for(|seen| seen.state != GuestState::Stopping) => found.is_ok(),
             () = sleep_until(until) => false,
         }
     }
