@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: exactly what CI runs.
 
 use crate::shell::{self, Result, Shell};
-use crate::{openapi, test, tidy, tools};
+use crate::{demo_guest, openapi, test, tidy, tools};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ fn suites(shell: &Shell, sheet: &mut Sheet) -> Result<String> {
         cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     })?;
     sheet.suite("build", 240, || test::build(shell))?;
+    sheet.suite("demo guest", 5, || demo_guest::make(shell, demo_guest::SIZE, true))?;
     sheet.suite("openapi", 5, || openapi::compare(shell, true))?;
     sheet.suite("doc", 60, || {
         let words = ["doc", "--workspace", "--no-deps", "--locked"];

@@ -1,8 +1,9 @@
-//! What a contributor does: `cargo xtask ci`, `test`, `soak`, `bench`, `openapi`, `tidy`.
+//! What a contributor does: `cargo xtask ci`, `test`, `soak`, `bench`, `openapi`, `demo-guest`, `tidy`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people talks on its standard streams")]
 
 mod bench;
 mod ci;
+mod demo_guest;
 mod openapi;
 mod shell;
 mod soak;
@@ -12,6 +13,7 @@ mod tools;
 
 use clap::{Parser, Subcommand};
 use shell::{Shell, XtaskError};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -60,6 +62,18 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Makes the small Linux guest of demonstrations and tests, out of Debian packages
+    DemoGuest {
+        /// Also puts a copy into this directory, with the kernel and the first file system it boots with
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// The size of its disk
+        #[arg(long, default_value = demo_guest::SIZE)]
+        size: String,
+        /// Install what is missing
+        #[arg(long)]
+        install: bool,
+    },
     /// The rules of the source tree: arrows between crates, lengths of files, what crates must say
     Tidy,
 }
@@ -72,6 +86,7 @@ fn main() -> ExitCode {
         Task::Soak { rounds, install } => soak::run(&shell, rounds, install),
         Task::Bench { names, install, quick } => bench::run(&shell, &names, install, quick),
         Task::Openapi { check } => openapi::run(&shell, check),
+        Task::DemoGuest { out, size, install } => demo_guest::run(&shell, out.as_deref(), &size, install),
         Task::Tidy => tidy::run(&shell),
     });
     match done {

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything is built once, the database servers are started once, then all tests run.
 
+use crate::demo_guest;
 use crate::shell::{self, Result, Shell, XtaskError, shown};
 use crate::tools;
 use std::io::{BufRead, BufReader};
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 /// All tests.
 pub(crate) fn run(shell: &Shell, install: bool, nextest: &[String]) -> Result<()> {
     tools::need(shell, tools::TEST, install)?;
+    demo_guest::make(shell, demo_guest::SIZE, install)?;
     build(shell)?;
     documentation_tests(shell)?;
     let databases = Databases::start(shell)?;

@@ -28,7 +28,23 @@ pub(crate) const TEST: &[Tool] = &[
     Tool { program: "qemu-nbd", from: From::Debian("qemu-utils") },
     Tool { program: "nbdinfo", from: From::Debian("libnbd-bin") },
     Tool { program: "nbdcopy", from: From::Debian("libnbd-bin") },
+    Tool { program: "qemu-system-x86_64", from: From::Debian("qemu-system-x86") },
     Tool { program: "cargo-nextest", from: From::Cargo { package: "cargo-nextest", version: None, debug: false } },
+];
+
+/// What makes the demo guest. The last one is a file, no program.
+pub(crate) const GUEST: &[Tool] = &[
+    Tool { program: "apt-cache", from: From::Debian("apt") },
+    Tool { program: "qemu-img", from: From::Debian("qemu-utils") },
+    Tool { program: "busybox", from: From::Debian("busybox-static") },
+    Tool { program: "cpio", from: From::Debian("cpio") },
+    Tool { program: "syslinux", from: From::Debian("syslinux") },
+    Tool { program: "mcopy", from: From::Debian("mtools") },
+    Tool { program: "mkfs.fat", from: From::Debian("dosfstools") },
+    Tool { program: "mke2fs", from: From::Debian("e2fsprogs") },
+    Tool { program: "sfdisk", from: From::Debian("fdisk") },
+    Tool { program: "objdump", from: From::Debian("binutils") },
+    Tool { program: "/usr/lib/syslinux/mbr/mbr.bin", from: From::Debian("syslinux-common") },
 ];
 
 /// What checks licences and sources. A debug build is done in a third of the time and takes seconds to run.
@@ -113,13 +129,52 @@ fn apt(shell: &Shell, packages: &[&str]) -> Result<()> {
     let apt = |words: &[&str]| {
         let mut command = shell.command("apt-get");
         // Servers that tests start themselves need not be started by their packages.
-        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").args(words);
-        run(&mut command)
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        // Somebody else may be installing something just now.
+        run(command.args(["-o", "DPkg::Lock::Timeout=300"]).args(words))
+    };
+    let install = |options: &[&str]| {
+        let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
+        words.extend(options);
+        words.extend(packages);
+        apt(&words)
     };
     apt(&["update", "-q"])?;
-    let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
-    words.extend(packages);
-    apt(&words)
+    let Err(plainly) = install(&[]) else { return Ok(()) };
+    // Debian's packages of QEMU must be of one version. Where one of them came from the backports already, the plain
+    // packages break with it, and the others must come from there too.
+    let Some(suite) = backports() else { return Err(plainly) };
+    println!("the plain packages do not fit those that are installed: trying {suite}");
+    let source = std::path::Path::new("/etc/apt/sources.list.d/portolan-backports.list");
+    if !has_source(&suite) {
+        let line = format!("deb http://deb.debian.org/debian {suite} main\n");
+        let failed = |source_error| XtaskError::File { action: "write", path: source.to_owned(), source: source_error };
+        std::fs::write(source, line).map_err(failed)?;
+        apt(&["update", "-q"])?;
+    }
+    install(&["-t", &suite])
+}
+
+/// The suite of backports for this release of Debian.
+fn backports() -> Option<String> {
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    let says = |key: &str| release.lines().find_map(|line| line.strip_prefix(key)).map(|word| word.trim_matches('"'));
+    let debian = says("ID=") == Some("debian");
+    says("VERSION_CODENAME=").filter(|name| debian && !name.is_empty()).map(|name| format!("{name}-backports"))
+}
+
+/// Whether apt asks that suite already.
+fn has_source(suite: &str) -> bool {
+    let files = std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|file| file.path());
+    let kinds = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "list" || kind == "sources");
+    let mut texts = files.filter(kinds).chain([PathBuf::from("/etc/apt/sources.list")]);
+    texts.any(|path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().any(|line| {
+            let line = line.trim();
+            !line.starts_with('#') && line.split_whitespace().any(|word| word == suite)
+        })
+    })
 }
 
 fn cargo_install(shell: &Shell, package: &str, version: Option<&str>, debug: bool) -> Result<()> {
@@ -142,6 +197,8 @@ mod tests {
     fn advice_names_each_package_once() {
         let text = advice(TEST);
         assert_eq!(text.matches("postgresql").count(), 1, "{text}");
+        let guest = advice(GUEST);
+        assert!(guest.contains(" syslinux-common") && guest.contains(" mtools"), "{guest}");
         for word in ["initdb", "mariadbd", "qemu-utils", "cargo install --locked cargo-nextest", "--install"] {
             assert!(text.contains(word), "{word}: {text}");
         }

@@ -44,6 +44,13 @@ impl EndBell {
     }
 }
 
+impl EndBell {
+    /// How many tasks are waited for.
+    fn crowd(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
 struct Listener {
     id: TaskId,
     bell: Arc<Notify>,
@@ -79,7 +86,8 @@ pub struct RunThrough {
 }
 
 impl RunThrough {
-    /// Waits by looking every now and then, less and less often, up to twice a second.
+    /// Waits by looking every now and then, less and less often, up to twice a second; the more tasks are waited for
+    /// through one bell, the less often each.
     pub fn new(store: Arc<dyn TaskStore>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock, bell: Arc::default() }
     }
@@ -102,7 +110,7 @@ impl RunThrough {
             match self.store.enqueue(self.clock.now(), vec![task.clone()]).await {
                 Ok(answers) => break answers.first().map_or(task.id, |answer| answer.id),
                 Err(error @ TaskError::Store(_)) if Instant::now() >= until => return Err(error),
-                Err(TaskError::Store(_)) => nap(&mut pause, until).await,
+                Err(TaskError::Store(_)) => nap(&mut pause, until, self.bell.crowd()).await,
                 Err(error) => return Err(error),
             }
         };
@@ -127,7 +135,7 @@ impl RunThrough {
             }
             tokio::select! {
                 () = ring => {}
-                () = nap(&mut pause, until) => {}
+                () = nap(&mut pause, until, self.bell.crowd()) => {}
             }
         }
     }
@@ -135,7 +143,12 @@ impl RunThrough {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-async fn nap(pause: &mut Duration, until: Instant) {
-    tokio::time::sleep_until((Instant::now() + *pause).min(until)).await;
+/// So many wait without anybody's looking less often: the bell tells most of them anyway, and a thousand that look twice
+/// a second keep the store from the work that they wait for.
+const A_FEW: usize = 16;
+
+async fn nap(pause: &mut Duration, until: Instant, crowd: usize) {
+    let longer = u32::try_from(1 + crowd / A_FEW).unwrap_or(u32::MAX);
+    tokio::time::sleep_until((Instant::now() + pause.saturating_mul(longer)).min(until)).await;
     *pause = (*pause * 3 / 2).min(Duration::from_millis(500));
 }

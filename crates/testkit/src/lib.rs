@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod cloud;
 pub mod db;
+pub mod demo_guest;
 pub mod driver;
 pub mod fake_hypervisor;
 pub mod repository;

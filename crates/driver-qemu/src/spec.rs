@@ -1,0 +1,189 @@
+//! What a guest is: the document `guest.json` in its directory.
+
+use portolan_driver::Extra;
+use portolan_model::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The version of the document.
+pub const SPEC_VERSION: u32 = 1;
+
+/// A guest, as its document says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GuestSpec {
+    /// [`SPEC_VERSION`]; a document of a newer version is not touched.
+    pub version: u32,
+    /// The native id: the name of the guest's directory.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// What the guest's firmware says, and what its process is known by.
+    pub uuid: Uuid,
+    /// Tells it from guests that had this id before.
+    pub incarnation: String,
+    /// The token that it was made with; empty for none.
+    #[serde(default)]
+    pub token: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// QEMU's machine type.
+    pub machine: String,
+    /// The disks, the first to boot from.
+    pub disks: Vec<DiskSpec>,
+    /// The network cards.
+    #[serde(default)]
+    pub nics: Vec<NicSpec>,
+    /// Whether there is a seed for cloud-init.
+    #[serde(default)]
+    pub seed: bool,
+    /// Labels.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// What callers keep with it.
+    #[serde(default)]
+    pub metadata: Extra,
+    /// Id of the image that it was made from.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Id of the size that it was made in.
+    #[serde(default)]
+    pub size: Option<String>,
+    /// How far its making is.
+    pub phase: Phase,
+    /// What was last asked for.
+    pub desired: Desired,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// How it came to stop, the last time it ran.
+    #[serde(default)]
+    pub last_stop: Option<StopRecord>,
+}
+
+/// How far the making of a guest is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Its disks are being made.
+    Preparing,
+    /// It is whole.
+    Ready,
+    /// Its disks could not be made, for this reason.
+    Failed(String),
+    /// It is being destroyed, and is not there any more for anybody.
+    Deleting,
+}
+
+/// Whether a guest should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    /// It should.
+    Running,
+    /// It should not.
+    Stopped,
+}
+
+/// How a guest came to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// When that was noticed.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+/// The format of a disk image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// The bytes as they are.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// QEMU's word, which is also the files' ending.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// `d0`, `d1`, …: the name of its node in QEMU, and its serial number in the guest.
+    pub id: String,
+    /// Its name for people.
+    pub name: String,
+    /// The datastore that it lies on.
+    pub datastore: String,
+    /// The file's name, in the guest's directory of that datastore.
+    pub file: String,
+    /// Virtual size in bytes.
+    pub size_bytes: u64,
+    /// Its format.
+    pub format: ImageFormat,
+    /// The image below it, and what is below that: files of the directory of images. Empty for a disk of its own.
+    #[serde(default)]
+    pub base: Vec<BaseFile>,
+    /// The image that it is a copy of.
+    #[serde(default)]
+    pub copy_of: Vec<BaseFile>,
+}
+
+/// A file that a disk was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseFile {
+    /// Its name in the directory of images.
+    pub file: String,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Its length in bytes, and when it was changed last, in nanoseconds of 1970: when either is another one, what
+    /// lies over it makes no sense any more.
+    pub length: u64,
+    /// See `length`.
+    pub modified_ns: i64,
+}
+
+/// How a network card is connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicMode {
+    /// By QEMU, which plays the network: needs nothing and reaches out, and nothing reaches in.
+    #[default]
+    User,
+    /// To a bridge of the host, by QEMU's bridge helper.
+    Bridge,
+    /// By a tap device that is there.
+    Tap,
+    /// Not at all: there is no card.
+    None,
+}
+
+/// A network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicSpec {
+    /// Its hardware address.
+    pub mac: String,
+    /// How it is connected.
+    pub mode: NicMode,
+    /// The bridge or the tap device.
+    #[serde(default)]
+    pub link: Option<String>,
+    /// Whether the network that QEMU plays is shut off from the host's.
+    #[serde(default)]
+    pub restrict: bool,
+}
+
+/// A hardware address made of the guest's uuid: QEMU's prefix, and three bytes.
+pub(crate) fn mac_of(uuid: Uuid, nth: usize) -> String {
+    let bytes = uuid.as_bytes();
+    let last = bytes[15].wrapping_add(u8::try_from(nth % 256).unwrap_or_default());
+    format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])
+}
