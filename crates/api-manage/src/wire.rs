@@ -36,7 +36,7 @@ pub(crate) struct Setting {
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// `hypervisor` or `cloud`; of drivers only.
+    /// `hypervisor`, `cloud` or `both`; of drivers only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kind: Option<&'static str>,
     pub(crate) settings: Vec<Setting>,
@@ -48,7 +48,7 @@ pub(crate) struct Platform {
     id: Uuid,
     name: String,
     driver: String,
-    /// `hypervisor` or `cloud`.
+    /// `hypervisor`, `cloud` or `both`.
     kind: &'static str,
     url: String,
     /// Without secrets; empty for those who may not register platforms.

@@ -102,6 +102,11 @@ impl Inventory {
         Ok(platform)
     }
 
+    /// The same for a platform whose driver is opened later, by whoever opens those that are registered.
+    pub async fn register_declared(&self, caller: &Caller, new: NewPlatform) -> Result<Platform, InventoryError> {
+        self.register(caller, new).await
+    }
+
     /// What the driver of a platform keeps, in the store.
     pub fn driver_state(&self, platform: PlatformId) -> Arc<dyn DriverState> {
         Arc::new(StoredDriverState::new(Arc::clone(&self.storage), Arc::clone(&self.clock), platform))

@@ -1,6 +1,6 @@
 //! The drivers and stores that this program has, built from the settings that operators give.
 
-use crate::destinations;
+use crate::{destinations, qemu};
 use async_trait::async_trait;
 use portolan::registry::{
     BuiltDriver, DestinationDescription, DestinationFactory, DestinationSpec, DriverDescription, DriverFactory, Place,
@@ -65,6 +65,7 @@ impl DriverFactory for Factories {
                     secret: false,
                 }],
             },
+            qemu::description(),
         ]
     }
 
@@ -83,6 +84,7 @@ impl DriverFactory for Factories {
                 let driver: Arc<dyn Hypervisor> = Arc::new(ImagesHypervisor::new(root, self.ids.clone()));
                 Ok(BuiltDriver { hypervisor: Some(driver), cloud: None, url })
             }
+            qemu::NAME => qemu::build(spec, &self.clock, &self.ids).await,
             other => Err(DriverError::Unsupported(format!("there is no driver '{other}'"))),
         }
     }

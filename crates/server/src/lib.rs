@@ -27,6 +27,7 @@ pub mod management;
 pub mod metrics;
 pub mod output;
 mod platforms;
+mod qemu;
 pub mod replays;
 pub mod repo;
 pub mod serve;

@@ -58,7 +58,7 @@ impl Inner {
                 self.note_problem(here.uuid(), None);
             }
         }
-        for platform in all.iter().filter(|p| p.enabled && !p.declared && !self.is_connected(p.id)) {
+        for platform in all.iter().filter(|p| p.enabled && !self.is_connected(p.id)) {
             let built = match self.stored_spec(platform).await {
                 Ok(spec) => self.build(&spec).await,
                 Err(e) => Err(e),

@@ -175,15 +175,15 @@ impl Inner {
 
     pub(super) fn platform_view(&self, platform: Platform) -> PlatformView {
         let described = self.drivers.drivers().into_iter().find(|d| d.name == platform.driver);
-        let is_cloud =
-            described.map_or_else(|| self.open.clouds.get(platform.id).is_ok(), |d| d.kind == PlatformKind::Cloud);
+        let open = || match (self.open.hypervisors.get(platform.id).is_ok(), self.open.clouds.get(platform.id).is_ok())
+        {
+            (true, true) => PlatformKind::Both,
+            (false, true) => PlatformKind::Cloud,
+            (_, false) => PlatformKind::Hypervisor,
+        };
+        let kind = described.map_or_else(open, |d| d.kind);
         let problem = self.problem(platform.id.uuid()).unwrap_or_else(|| platform.last_error.clone());
-        PlatformView {
-            kind: if is_cloud { PlatformKind::Cloud } else { PlatformKind::Hypervisor },
-            connected: self.is_connected(platform.id),
-            problem,
-            platform,
-        }
+        PlatformView { kind, connected: self.is_connected(platform.id), problem, platform }
     }
 
     /// An id for a new platform: the same for a repetition of the request.

@@ -14,14 +14,17 @@ pub enum PlatformKind {
     Hypervisor,
     /// Nodes that are made and destroyed.
     Cloud,
+    /// Machines that are both.
+    Both,
 }
 
 impl PlatformKind {
-    /// `hypervisor` or `cloud`.
+    /// `hypervisor`, `cloud` or `both`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hypervisor => "hypervisor",
             Self::Cloud => "cloud",
+            Self::Both => "both",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What stands in the configuration by a name of its own: tenants, accounts, platforms, clouds, destinations.
 
 use super::error::ConfigError;
+use super::keys::platform_settings;
 use super::reader::Reader;
 use portolan_model::{Role, Secret};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// A tenant.
@@ -47,15 +48,17 @@ impl PartialEq for FirstSecret {
     }
 }
 
-/// A platform: a directory of disk images.
+/// A platform: a directory of disk images, or of QEMU's guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlatformConfig {
     /// Its name.
     pub name: String,
-    /// Its driver, `images`.
+    /// Its driver, `images` or `qemu`.
     pub driver: String,
     /// The directory.
     pub root: PathBuf,
+    /// What else the driver was told.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A cloud: a platform on which nodes are made and destroyed.
@@ -137,7 +140,16 @@ pub(super) fn platforms(read: &Reader<'_>) -> Result<Vec<PlatformConfig>, Config
         let driver = driver.ok_or_else(|| need("driver", "say which driver reaches the platform"))?;
         let root = read.path(&format!("platform.{name}.root"))?;
         let root = root.ok_or_else(|| need("root", "say where the disk images are of the platform"))?;
-        out.push(PlatformConfig { name, driver, root });
+        let mut settings = BTreeMap::new();
+        for (setting, _) in platform_settings() {
+            let key = format!("platform.{name}.{setting}");
+            let Some(text) = read.setting(&key)? else { continue };
+            if driver != crate::qemu::NAME {
+                return Err(read.refuse(&key, &format!("the driver '{driver}' takes no such setting")));
+            }
+            settings.insert(setting.to_owned(), text);
+        }
+        out.push(PlatformConfig { name, driver, root, settings });
     }
     Ok(out)
 }

@@ -79,8 +79,54 @@ pub const KEYS: &[Key] = &[
     key("account.*.tenant", Kind::Text, None, "the tenant that the account is bound to; none sees every tenant"),
     key("account.*.password_file", Kind::Path, None, "a file with the account's first password in its first line"),
     key("account.*.password_hash", Kind::Secret, None, "instead of it the password's Argon2id hash ($argon2id$…)"),
-    key("platform.*.driver", Kind::Choice(&["images"]), None, "the platform's driver"),
-    key("platform.*.root", Kind::Path, None, "the directory of disk images"),
+    key("platform.*.driver", Kind::Choice(&["images", "qemu"]), None, "the platform's driver"),
+    key("platform.*.root", Kind::Path, None, "the directory of disk images, or of QEMU's guests"),
+    key("platform.*.host_name", Kind::Text, None, "what the host is shown as; localhost when left out"),
+    key("platform.*.qemu", Kind::Path, None, "QEMU's program; found on the path when left out"),
+    key("platform.*.qemu_img", Kind::Path, None, "qemu-img; found on the path when left out"),
+    key("platform.*.qemu_storage_daemon", Kind::Path, None, "qemu-storage-daemon; found on the path when left out"),
+    key("platform.*.accel", Kind::Choice(&["auto", "kvm", "tcg"]), None, "auto, kvm or tcg"),
+    key("platform.*.machine", Kind::Text, None, "QEMU's machine type; q35 when left out"),
+    key("platform.*.sandbox", Kind::Flag, None, "whether QEMU confines itself"),
+    key(
+        "platform.*.disk",
+        Kind::Choice(&["overlay", "copy"]),
+        None,
+        "how a new disk is made: overlay over its image, or copy",
+    ),
+    key(
+        "platform.*.network",
+        Kind::Choice(&["user", "bridge", "none"]),
+        None,
+        "how a new guest is connected: user, bridge or none",
+    ),
+    key("platform.*.restrict_network", Kind::Flag, None, "with user: whether guests are kept from the host's networks"),
+    key("platform.*.bridge", Kind::Text, None, "the bridge, where the network is bridge"),
+    key("platform.*.sizes", Kind::Text, None, "the sizes, as a JSON list of id, name, cpus, memory_mb, disk_gb"),
+    key("platform.*.max_cpus", Kind::Number(0, u64::MAX), None, "the most processors of a guest"),
+    key("platform.*.max_memory_mb", Kind::Number(0, u64::MAX), None, "the most memory of a guest, in MiB"),
+    key("platform.*.max_disk_gb", Kind::Number(0, u64::MAX), None, "the largest disk, in GiB"),
+    key("platform.*.max_guests", Kind::Number(0, u64::MAX), None, "the most guests"),
+    key(
+        "platform.*.total_memory_mb",
+        Kind::Number(0, u64::MAX),
+        None,
+        "the most memory of all guests together, in MiB; the host's when left out",
+    ),
+    key(
+        "platform.*.agent_stop_secs",
+        Kind::Number(0, u64::MAX),
+        None,
+        "how long a guest may shut down after its agent was asked to, in seconds",
+    ),
+    key(
+        "platform.*.acpi_stop_secs",
+        Kind::Number(0, u64::MAX),
+        None,
+        "how long a guest may shut down after its power button was pressed, in seconds",
+    ),
+    key("platform.*.force_stop", Kind::Flag, None, "whether a guest that does not shut down is turned off"),
+    key("platform.*.restart_guests", Kind::Flag, None, "whether guests that should run are started with Portolan"),
     key("cloud.*.driver", Kind::Choice(&["dummy"]), None, "the cloud's driver"),
     key("cloud.*.nodes", Kind::Number(0, 10_000), None, "how many nodes the dummy begins with; 0 for its usual two"),
     key("destination.*.kind", Kind::Choice(&["local"]), Some("local"), "the kind of store"),
@@ -126,6 +172,12 @@ pub const KEYS: &[Key] = &[
     key("log.level", Kind::Choice(LEVELS), Some("info"), "what is logged; RUST_LOG wins"),
     key("log.format", Kind::Choice(&["text", "json"]), Some("text"), "how it is logged"),
 ];
+
+/// What a platform of the QEMU driver takes beside its root: names, and what they are.
+pub fn platform_settings() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let of_platforms = KEYS.iter().filter_map(|key| Some((key.path.strip_prefix("platform.*.")?, key.about)));
+    of_platforms.filter(|(name, _)| !matches!(*name, "driver" | "root"))
+}
 
 /// The key at `path`, and the name that stands for its `*`.
 pub fn find(path: &str) -> Option<&'static Key> {

@@ -1,8 +1,9 @@
 //! Reading checked values by their keys.
 
 use super::error::ConfigError;
+use super::keys::find;
 use super::settings::{Entry, Origin, Settings};
-use super::value::Value;
+use super::value::{Kind, Value};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +30,19 @@ impl Reader<'_> {
             Ok(path) => Ok(Some(path)),
             Err(e) => Err(self.refuse(path, &e.to_string())),
         }
+    }
+
+    /// A value of any kind as the text that drivers take; a path is absolute.
+    pub(super) fn setting(&self, path: &str) -> Result<Option<String>, ConfigError> {
+        Ok(match self.value(path) {
+            Some(Value::Text(_)) if find(path).is_some_and(|key| key.kind == Kind::Path) => {
+                self.path(path)?.map(|path| path.display().to_string())
+            }
+            Some(Value::Text(text)) => Some(text),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            Some(Value::Flag(flag)) => Some(flag.to_string()),
+            _ => None,
+        })
     }
 
     pub(super) fn number(&self, path: &str) -> Option<u64> {
