@@ -9,7 +9,10 @@ const SUITES: &[(&str, &str)] = &[
     ("kills in export, store and restore", "package(portolan-e2e) & test(kill)"),
     ("histories of a repository against a model", "package(portolan-repository) & binary(model)"),
     ("streams of tasks against a model, all stores", "package(portolan-e2e) & test(agree)"),
-    ("kills in starts and stops of nodes", "package(portolan-e2e) & test(nodes::starts_and_stops)"),
+    (
+        "kills in starts and stops of nodes, a thousand starts at once",
+        "package(portolan-e2e) & test(nodes::starts_and_stops) | test(nodes::a_thousand)",
+    ),
     (
         "NBD: spoiled conversations, and copy-on-write against a model",
         "package(portolan-nbd) & (binary(fuzz) | binary(model))",
