@@ -12,6 +12,7 @@ mod kill;
 mod manage;
 mod nodes;
 mod openapi;
+mod qemu;
 mod start;
 mod state;
 mod stop;
