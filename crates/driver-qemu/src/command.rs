@@ -80,9 +80,14 @@ pub(crate) fn device_name(disk: &DiskSpec) -> String {
     format!("disk-{}", disk.id)
 }
 
+/// Where QEMU has the device of a disk.
+pub(crate) fn device_path(disk: &DiskSpec) -> String {
+    format!("/machine/peripheral/{}", device_name(disk))
+}
+
 /// The graph of a disk: its own node, named by its id, with all that lies below given here and nothing left to what
 /// headers say.
-fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
+pub(crate) fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
     let path = layout.disks(&disk.datastore, &spec.id).join(&disk.file);
     let mut node = json!({
         "driver": disk.format.name(),
@@ -118,7 +123,7 @@ fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
 }
 
 /// The driver's root is text: its settings say so.
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

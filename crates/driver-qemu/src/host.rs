@@ -193,6 +193,7 @@ impl QemuHost {
                     if let Some(process) = process::find(&dir, spec.uuid) {
                         process.kill();
                     }
+                    crate::daemon::Daemon::kill(&dir, crate::export::DAEMON);
                     layout.remove_guest(&spec).map(|()| Ok(None))
                 }
                 (Some(spec), None) if spec.phase == Phase::Deleting => Ok(Ok(None)),
@@ -230,6 +231,11 @@ impl QemuHost {
         self.guests().insert(id, guest.clone());
         if let Some(process) = process {
             guest.adopt(process).await;
+        } else if phase == Phase::Ready {
+            self.shared.spawn(crate::export::recover(guest.clone()));
+        }
+        if runs {
+            // It goes on as it is.
         } else if phase == Phase::Preparing {
             guest.begin();
         } else if state == GuestState::Stopped && should_run && self.shared.settings.restart_guests {

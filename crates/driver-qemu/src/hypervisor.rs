@@ -1,5 +1,6 @@
 //! The host as a hypervisor.
 
+use crate::export;
 use crate::guest::{GuestState, blocking};
 use crate::host::{QemuHost, Seen};
 use crate::spec::{GuestSpec, NicSpec};
@@ -57,7 +58,8 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        // Guests are started and stopped by way of the cloud.
+        Capabilities { changed_blocks: true, live_export: true, import: false, power: false }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {
@@ -84,12 +86,18 @@ impl Hypervisor for QemuHypervisor {
         Ok(out)
     }
 
-    async fn open_export(&self, _request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
-        Err(DriverError::Unsupported("guests of this host are not exported yet".into()))
+    async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(Box::new(export::open(guest, request).await?))
     }
 
-    async fn abandon_export(&self, _: AbandonedExport) -> Result<(), DriverError> {
-        Ok(())
+    async fn abandon_export(&self, export: AbandonedExport) -> Result<(), DriverError> {
+        match self.host.guest(&export.vm, &export.incarnation).await {
+            Ok(guest) => export::abandon(guest, export).await,
+            // Its exports are gone with it.
+            Err(crate::QemuError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn begin_import(&self, _request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
@@ -97,7 +105,8 @@ impl Hypervisor for QemuHypervisor {
     }
 }
 
-fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
+/// A guest as the port shows it.
+pub(crate) fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
     let disk = |disk: &crate::DiskSpec| NativeDisk {
         native_id: disk.id.clone(),
         name: disk.name.clone(),
@@ -127,7 +136,7 @@ fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeV
     }
 }
 
-fn power(state: GuestState) -> PowerState {
+pub(crate) fn power(state: GuestState) -> PowerState {
     match state {
         GuestState::Running | GuestState::Rebooting | GuestState::Stopping => PowerState::Running,
         GuestState::Paused => PowerState::Paused,

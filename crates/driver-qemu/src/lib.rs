@@ -13,7 +13,9 @@
 mod accel;
 mod cloud;
 mod command;
+mod daemon;
 mod error;
+mod export;
 mod guest;
 mod host;
 mod hypervisor;
