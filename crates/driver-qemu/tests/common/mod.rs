@@ -1,6 +1,9 @@
 //! A host in a directory of its own, whose guests end with it, also when a test fails.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod exports;
+pub(crate) mod machines;
+
 use portolan_driver_qemu::{AccelSetting, Guest, GuestState, NewGuest, NicMode, QemuHost, QemuSettings, Seen};
 use portolan_testkit::clock::{FakeClock, SeededIds};
 use rustix::process::{Pid, Signal, kill_process};
