@@ -85,6 +85,11 @@ pub(crate) fn device_path(disk: &DiskSpec) -> String {
     format!("/machine/peripheral/{}", device_name(disk))
 }
 
+/// The node of what lies right below a disk.
+pub(crate) fn base_node(disk: &DiskSpec) -> String {
+    format!("{}-base0", disk.id)
+}
+
 /// The graph of a disk: its own node, named by its id, with all that lies below given here and nothing left to what
 /// headers say.
 pub(crate) fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
@@ -180,7 +185,7 @@ mod tests {
                 base: vec![base("top.qcow2", ImageFormat::Qcow2), base("under.raw", ImageFormat::Raw)],
                 copy_of: Vec::new(),
             }],
-            nics: vec![NicSpec { mac: "52:54:00:00:00:01".into(), mode: NicMode::User, link: None, restrict: true }],
+            nics: vec![NicSpec { mac: "52:54:00:00:00:01".into(), mode: NicMode::User, link: None, restrict: true, name: String::new() }],
             seed: true,
             tags: Vec::new(),
             metadata: Extra::new(),
@@ -190,6 +195,7 @@ mod tests {
             desired: Desired::Running,
             created_at: Timestamp::from_millis(0),
             last_stop: None,
+            import: None,
         }
     }
 

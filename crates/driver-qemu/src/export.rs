@@ -23,7 +23,6 @@ use portolan_driver::{
 use portolan_nbd::NbdSource;
 use record::{Record, RecordedDisk};
 use source::{HeldSource, Watch};
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -45,21 +44,10 @@ pub(crate) struct Exporting {
     released: Option<String>,
 }
 
-/// Runs `work` to its end also when the caller gives up or the driver is closed: nothing is left frozen.
-async fn whole<T: Send + 'static>(
-    guest: &Guest,
-    work: impl Future<Output = Result<T, DriverError>> + Send + 'static,
-) -> Result<T, DriverError> {
-    match guest.shared.tasks.spawn(work).await {
-        Ok(done) => done,
-        Err(_) => Err(DriverError::Malformed("an export failed midway".into())),
-    }
-}
-
 /// Opens an export, or finds the one that was opened before. See [`portolan_driver::Hypervisor::open_export`].
 pub(crate) async fn open(guest: Arc<Guest>, request: ExportRequest) -> Result<Session, DriverError> {
     let owner = guest.clone();
-    whole(&owner, async move { open_whole(guest, request).await }).await
+    owner.shared.whole(async move { open_whole(guest, request).await }).await
 }
 
 async fn open_whole(guest: Arc<Guest>, request: ExportRequest) -> Result<Session, DriverError> {
@@ -182,6 +170,8 @@ async fn session(guest: Arc<Guest>, record: Record, request: &ExportRequest) -> 
             offline::connect(&guest, &disk.id, context.as_deref()).await
         };
         let source: NbdSource = connected.map_err(|e| DriverError::Block(e.into()))?;
+        let below = if record.live { live::connect_below(&guest, &disk.id).await } else { Ok(None) };
+        let below = below.map_err(|e| DriverError::Block(e.into()))?;
         let asked = request.since.is_some();
         let changes = match (&context, &disk.lost) {
             _ if !asked => Changes::Unknown,
@@ -198,7 +188,7 @@ async fn session(guest: Arc<Guest>, record: Record, request: &ExportRequest) -> 
         disks.push(ExportedDisk {
             native_id: disk.id.clone(),
             name: name.unwrap_or_else(|| disk.id.clone()),
-            source: Arc::new(HeldSource::new(source, watch.clone())),
+            source: Arc::new(HeldSource::new(source, below, watch.clone())),
             changes,
         });
     }
@@ -252,7 +242,7 @@ pub(crate) async fn abandon(guest: Arc<Guest>, export: AbandonedExport) -> Resul
         held(&guest.exporting).released = Some(record.session);
         Ok(())
     };
-    whole(&owner, work).await
+    owner.shared.whole(work).await
 }
 
 /// For when Portolan finds a guest: what was cut off in the middle is undone, above all a freeze; a moment that
@@ -311,7 +301,7 @@ impl ExportSession for Session {
         }
         let (guest, mine, watch) = (self.guest.clone(), self.record.clone(), self.watch.clone());
         let sources: Vec<_> = self.exported.disks.iter().map(|disk| disk.source.clone()).collect();
-        let done = whole(&self.guest, async move {
+        let done = self.guest.shared.whole(async move {
             let _turn = guest.exports.lock().await;
             let now = record::read(&guest).await?;
             let now = match now {

@@ -17,6 +17,7 @@ use crate::qmp::{BlockCounters, BlockStats, Qmp, QmpError};
 use crate::spec::{GuestSpec, NicMode, Phase};
 use crate::wire::socket_in;
 use crate::{QemuError, QemuSettings};
+use portolan_driver::DriverError;
 use portolan_model::{Clock, IdSource};
 use std::fs::File;
 use std::future::Future;
@@ -58,6 +59,18 @@ impl Shared {
                 () = work => {}
             }
         });
+    }
+
+    /// Runs `work` to its end also when the caller gives up or the host is closed, which waits for it: for what must
+    /// not be left in the middle.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        match self.tasks.spawn(work).await {
+            Ok(done) => done,
+            Err(_) => Err(DriverError::Malformed("the driver failed midway".into())),
+        }
     }
 
     /// Runs `work` to its end also when the caller gives up.
@@ -336,7 +349,7 @@ impl Guest {
         socket_in(self.place.as_fd(), name)
     }
 
-    fn set(&self, state: GuestState, reason: Option<String>) {
+    pub(crate) fn set(&self, state: GuestState, reason: Option<String>) {
         self.state.send_replace(Observed { state, reason });
     }
 

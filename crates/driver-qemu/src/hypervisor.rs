@@ -2,6 +2,7 @@
 
 use crate::export;
 use crate::guest::{GuestState, blocking};
+use crate::import;
 use crate::host::{QemuHost, Seen};
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use portolan_model::vm::PowerState;
 use std::sync::Arc;
 
 /// The host's native id.
-const HOST: &str = "local";
+pub(crate) const HOST: &str = "local";
 
 /// The host as a hypervisor: one host in no cluster, its datastores, its guests as machines.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ impl QemuHypervisor {
 impl Hypervisor for QemuHypervisor {
     fn capabilities(&self) -> Capabilities {
         // Guests are started and stopped by way of the cloud.
-        Capabilities { changed_blocks: true, live_export: true, import: false, power: false }
+        Capabilities { changed_blocks: true, live_export: true, import: true, power: false }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {
@@ -100,8 +101,8 @@ impl Hypervisor for QemuHypervisor {
         }
     }
 
-    async fn begin_import(&self, _request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
-        Err(DriverError::Unsupported("guests are not imported into this host yet".into()))
+    async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
+        Ok(Box::new(import::begin(self.host.clone(), request).await?))
     }
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String])
         format: disk.format.name().to_owned(),
     };
     let nic = |(n, nic): (usize, &NicSpec)| NativeNic {
-        name: format!("nic{n}"),
+        name: if nic.name.is_empty() { format!("nic{n}") } else { nic.name.clone() },
         mac: nic.mac.clone(),
         // The agent says which address is whose; with one card that need not be asked.
         addresses: if n == 0 { addresses.to_vec() } else { Vec::new() },

@@ -17,7 +17,7 @@ use super::bitmaps::{self, Bitmap};
 use super::freeze::{self, Outcome};
 use super::record::{self, Record};
 use crate::QemuError;
-use crate::command::{device_path, text};
+use crate::command::{base_node, device_path, text};
 use crate::guest::{Guest, blocking};
 use crate::qmp::{Qmp, QmpError};
 use crate::spec::{DiskSpec, GuestSpec};
@@ -41,6 +41,7 @@ const SOCKET: &str = "nbd.sock";
 const FILTER: &str = "pc-";
 const SCRATCH: &str = "ps-";
 const ACCESS: &str = "pa-";
+const BELOW: &str = "pb-";
 const PULL: &str = "pull-";
 /// How long putting in the filters may take while the guest stands still.
 const FIX_LIMIT: Duration = Duration::from_secs(2);
@@ -77,7 +78,7 @@ pub(super) async fn fix(
     record::write(guest, &record).await?;
     stand_still(guest, &qmp, &mut record, &disks, request.quiesce).await?;
     tell_changes(&qmp, &record, request).await?;
-    serve(&qmp, &record).await?;
+    serve(&qmp, &record, &disks).await?;
     drop_spare(&qmp, &record, request, &disks, of_disk).await;
     record.standing = true;
     record::write(guest, &record).await?;
@@ -190,7 +191,7 @@ async fn tell_changes(qmp: &Qmp, record: &Record, request: &ExportRequest) -> Re
     run(qmp, "transaction", json!({ "actions": actions })).await.map(drop)
 }
 
-async fn serve(qmp: &Qmp, record: &Record) -> Result<(), QemuError> {
+async fn serve(qmp: &Qmp, record: &Record, disks: &[&DiskSpec]) -> Result<(), QemuError> {
     // QEMU works in the guest's directory: the path is short, however long that of the directory is.
     let address = json!({ "type": "unix", "data": { "path": SOCKET } });
     run(qmp, "nbd-server-start", json!({ "addr": address, "max-connections": 16 })).await?;
@@ -204,7 +205,18 @@ async fn serve(qmp: &Qmp, record: &Record) -> Result<(), QemuError> {
         }
         run(qmp, "block-export-add", export).await?;
     }
+    // The map of the moment stops at the disk's own file: what lies below, which stands still, is served as well.
+    for disk in disks.iter().filter(|disk| !disk.base.is_empty()) {
+        let (id, node) = (node_name(BELOW, &record.session, &disk.id), base_node(disk));
+        let export = json!({ "type": "nbd", "id": id, "node-name": node, "name": below(&disk.id) });
+        run(qmp, "block-export-add", export).await?;
+    }
     Ok(())
+}
+
+/// What the export of what lies below a disk is called.
+fn below(disk: &str) -> String {
+    format!("{disk}-below")
 }
 
 /// The filter and its scratch file, which do nothing yet.
@@ -268,6 +280,12 @@ pub(super) async fn connect(guest: &Guest, disk: &str, context: Option<&str>) ->
     let place = File::open(guest.dir()).map_err(|e| NbdError::Address(e.to_string()))?;
     let address = Address::unix(socket_in(place.as_fd(), SOCKET), disk);
     NbdSource::connect(&address, &options(context), 2).await
+}
+
+/// What lies below a disk, if anything does.
+pub(super) async fn connect_below(guest: &Guest, disk: &str) -> Result<Option<NbdSource>, NbdError> {
+    let has = guest.spec().disks.iter().any(|one| one.id == disk && !one.base.is_empty());
+    if has { connect(guest, &below(disk), None).await.map(Some) } else { Ok(None) }
 }
 
 pub(super) fn options(context: Option<&str>) -> ClientOptions {

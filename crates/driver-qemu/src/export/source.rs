@@ -4,8 +4,8 @@ use super::record::Record;
 use crate::guest::{Guest, held};
 use async_trait::async_trait;
 use bytes::Bytes;
-use portolan_block::{BlockError, BlockExtent, BlockSource};
-use portolan_nbd::NbdSource;
+use portolan_block::{BlockError, BlockExtent, BlockSource, ExtentKind, coalesce};
+use portolan_nbd::{BASE_ALLOCATION, NbdError, NbdSource};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -81,15 +81,56 @@ impl Watch {
     }
 }
 
+/// The bits of `base:allocation`: there is nothing in the image itself, and it reads as zeros.
+const HOLE: u32 = 1;
+const ZERO: u32 = 2;
+
 /// A disk of a session.
 pub(super) struct HeldSource {
     inner: NbdSource,
+    /// What lies below the disk, where QEMU's map of the moment does not look there.
+    below: Option<NbdSource>,
     watch: Arc<Watch>,
 }
 
 impl HeldSource {
-    pub(super) fn new(inner: NbdSource, watch: Arc<Watch>) -> Self {
-        Self { inner, watch }
+    pub(super) fn new(inner: NbdSource, below: Option<NbdSource>, watch: Arc<Watch>) -> Self {
+        Self { inner, below, watch }
+    }
+
+    /// The map, of both layers: where the upper one had nothing at the moment, the lower one tells, which never
+    /// changes.
+    async fn layered(&self, below: &NbdSource, range: Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
+        let connection = self.inner.connection();
+        let failed = |error: NbdError| error.into_block("map", range.start);
+        let place = connection.info().contexts.iter().position(|name| name == BASE_ALLOCATION);
+        let Some(place) = place else { return self.inner.extents(range).await };
+        portolan_block::check_range(range.start, range.end.saturating_sub(range.start), self.size())?;
+        let (mut out, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let status = connection.block_status(at..range.end, false).await.map_err(failed)?;
+            let runs = status.get(place).map_or(&[][..], |status| &status.extents);
+            if runs.is_empty() {
+                return Err(failed(NbdError::Protocol("block status of nothing".into())));
+            }
+            for run in runs {
+                let end = (at + run.len).min(range.end);
+                match (run.flags & ZERO != 0, run.flags & HOLE != 0) {
+                    (true, true) => out.push(BlockExtent::new(at..end, ExtentKind::Hole)),
+                    (true, false) => out.push(BlockExtent::new(at..end, ExtentKind::Zero)),
+                    (false, false) => out.push(BlockExtent::new(at..end, ExtentKind::Data)),
+                    (false, true) => {
+                        let covered = end.min(below.size()).max(at);
+                        out.extend(below.extents(at..covered).await?);
+                        if covered < end {
+                            out.push(BlockExtent::new(covered..end, ExtentKind::Hole));
+                        }
+                    }
+                }
+                at = end;
+            }
+        }
+        Ok(coalesce(out))
     }
 
     fn checked<T>(&self, read: Result<T, BlockError>) -> Result<T, BlockError> {
@@ -107,7 +148,10 @@ impl BlockSource for HeldSource {
     }
 
     async fn extents(&self, range: Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
-        self.checked(self.inner.extents(range).await)
+        match &self.below {
+            Some(below) => self.checked(self.layered(below, range).await),
+            None => self.checked(self.inner.extents(range).await),
+        }
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, BlockError> {
