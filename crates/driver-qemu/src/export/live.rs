@@ -235,6 +235,8 @@ async fn prepare(qmp: &Qmp, guest: &Guest, record: &Record, disk: &DiskSpec) -> 
     run(qmp, "blockdev-add", file).await?;
     let filter = json!({
         "driver": "copy-before-write",
+        // The guest may give back space meanwhile, as it may without the filter.
+        "discard": "unmap",
         "node-name": node_name(FILTER, &record.session, &disk.id),
         "file": disk.id,
         "target": target,
