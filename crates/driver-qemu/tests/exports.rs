@@ -126,11 +126,27 @@ async fn a_checkpoint_that_is_lost_says_why() {
     let second = checkpoint(&*second);
     clean(&place, &guest, &[&second]).await;
 
+    // So is one that was written before.
+    guest.power_off().await.unwrap();
+    comes_to(&guest, GuestState::Stopped).await;
+    clean(&place, &guest, &[&second]).await;
+    guest.start().await.unwrap();
+    comes_to(&guest, GuestState::Running).await;
+    kill(guest.pid().unwrap());
+    comes_to(&guest, GuestState::Stopped).await;
+    let third = export(&host, since(&guest, "off", &second)).await;
+    assert!(matches!(&third.exported().disks[0].changes, Changes::Lost(why) if why.contains("did not write")));
+    third.release(true).await.unwrap();
+    let second = checkpoint(&*third);
+    clean(&place, &guest, &[&second]).await;
+    guest.start().await.unwrap();
+    comes_to(&guest, GuestState::Running).await;
+
     // A disk without its bitmap is read whole, the other one is not.
     ask(&guest, "block-dirty-bitmap-remove", json!({ "node": "d1", "name": second })).await;
     let third = export(&host, since(&guest, "t3", &second)).await;
     assert_eq!(third.exported().disks[0].changes, Changes::Ranges(vec![]));
-    assert!(matches!(&third.exported().disks[1].changes, Changes::Lost(why) if why.contains("no record")));
+    assert!(matches!(&third.exported().disks[1].changes, Changes::Lost(why) if why.contains("gone")));
     third.release(false).await.unwrap();
 
     // A guest that is turned off in peace keeps its checkpoints, and its disks may grow then.

@@ -17,6 +17,9 @@ pub(super) struct Bitmap {
 }
 
 const IN_USE: &str = "QEMU was killed or crashed, and did not write down what changed";
+/// QEMU keeps bitmaps in memory, and writes them when it ends.
+const GONE: &str = "the record of what changed since the last backup is gone: QEMU was killed or crashed before it wrote \
+                    it down, or somebody removed it";
 const DISABLED: &str = "the record of changes was switched off";
 
 /// Only this format has a place for bitmaps.
@@ -66,6 +69,7 @@ pub(super) fn why_lost(since: &str, disk: &DiskSpec, there: &[Bitmap], known: &C
     let sizes = known.get(since);
     match (found, sizes.map(|sizes| sizes.get(&disk.id))) {
         (_, Some(None)) => Some("the disk was added after the last backup".into()),
+        (None, Some(Some(_))) => Some(GONE.into()),
         (None, _) => Some("the disk has no record of what changed since the last backup".into()),
         (Some(Bitmap { wrong: Some(why), .. }), _) => Some((*why).to_owned()),
         (Some(_), None) => Some("the size of the disk at the last backup is not known".into()),
@@ -136,6 +140,8 @@ mod tests {
         let other = |id: &str, size| [("portolan-a".to_owned(), sizes(id, size))].into_iter().collect();
         assert!(why("portolan-a", &other("d0", 512)).contains("resized from 512"));
         assert!(why("portolan-a", &other("d1", 4096)).contains("added"));
+        let known = [("portolan-d".to_owned(), sizes("d0", 4096))].into_iter().collect();
+        assert!(why("portolan-d", &known).contains("gone"));
         assert!(why("portolan-a", &Checkpoints::new()).contains("not known"));
     }
 }
