@@ -76,8 +76,7 @@ impl Daemon {
         // Before it runs, so that nobody else can read what it complains.
         let path = self.dir.join(&log);
         drop(open_private(&path).map_err(QemuError::file("write", &path))?);
-        let mut child =
-            process::spawn_program(programs, &programs.qemu_storage_daemon, &self.dir, &log, &args)?;
+        let mut child = process::spawn_program(programs, &programs.qemu_storage_daemon, &self.dir, &log, &args)?;
         let until = Instant::now() + START_LIMIT;
         loop {
             let place = File::open(&self.dir).map_err(QemuError::file("open", &self.dir))?;

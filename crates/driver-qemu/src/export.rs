@@ -17,9 +17,7 @@ mod source;
 use crate::guest::{Guest, GuestState, held};
 use crate::hypervisor::{machine, power};
 use async_trait::async_trait;
-use portolan_driver::{
-    AbandonedExport, Changes, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk,
-};
+use portolan_driver::{AbandonedExport, Changes, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk};
 use portolan_nbd::NbdSource;
 use record::{Record, RecordedDisk};
 use source::{HeldSource, Watch};
@@ -72,7 +70,8 @@ async fn open_whole(guest: Arc<Guest>, request: ExportRequest) -> Result<Session
             }
             if record.standing && record.live == runs && record.is_of(&wanted) {
                 record.fence = request.fence;
-                let stands = if runs { live::stands(&guest, &record).await } else { offline::stands(&guest, &record).await };
+                let stands =
+                    if runs { live::stands(&guest, &record).await } else { offline::stands(&guest, &record).await };
                 if stands {
                     record::write(&guest, &record).await?;
                     return session(guest.clone(), record, &request).await;

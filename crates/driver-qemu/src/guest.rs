@@ -8,11 +8,11 @@ mod stop;
 mod watch;
 
 use crate::accel::AccelChoice;
+use crate::command::device_path;
 use crate::layout::{self, Layout};
 use crate::process::Process;
 use crate::programs::Programs;
 use crate::qga::{Qga, QgaError};
-use crate::command::device_path;
 use crate::qmp::{BlockCounters, BlockStats, Qmp, QmpError};
 use crate::spec::{GuestSpec, NicMode, Phase};
 use crate::wire::socket_in;
@@ -309,7 +309,9 @@ impl Guest {
         let stats = self.qmp()?.query_blockstats().await?;
         // By the device, as far as it is told: during an export another node is on top.
         let disk_of = |one: &BlockStats| {
-            let of = |disk: &&crate::DiskSpec| one.node == disk.id || one.qdev.starts_with(&format!("{}/", device_path(disk)));
+            let of = |disk: &&crate::DiskSpec| {
+                one.node == disk.id || one.qdev.starts_with(&format!("{}/", device_path(disk)))
+            };
             spec.disks.iter().find(of).map(|disk| disk.id.clone())
         };
         Ok(stats.into_iter().filter_map(|one| Some((disk_of(&one)?, one.stats))).collect())

@@ -2,8 +2,8 @@
 
 use crate::export;
 use crate::guest::{GuestState, blocking};
-use crate::import;
 use crate::host::{QemuHost, Seen};
+use crate::import;
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{

@@ -176,12 +176,7 @@ impl Import {
     }
 
     /// Puts the new guest in the place of one that is off.
-    async fn replace(
-        &self,
-        guest: &Arc<Guest>,
-        staged: &mut Staged,
-        all: &[Seen],
-    ) -> Result<GuestSpec, DriverError> {
+    async fn replace(&self, guest: &Arc<Guest>, staged: &mut Staged, all: &[Seen]) -> Result<GuestSpec, DriverError> {
         let shared = &self.host.shared;
         let busy = |state: &str| {
             DriverError::Conflict(format!("the guest '{}' is {state}: turn it off first", self.request.name))

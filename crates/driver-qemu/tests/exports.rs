@@ -1,6 +1,8 @@
 //! Exports of guests that boot nothing, and all that can go wrong with them. What such a guest would write is written
 //! through its device.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::exports::{abandoned, ask, clean, export, pull, request, same, truth};
@@ -56,6 +58,10 @@ fn checkpoint(session: &dyn ExportSession) -> String {
     session.exported().checkpoint.clone().unwrap()
 }
 
+fn changed(range: std::ops::Range<u64>) -> Changes {
+    Changes::Ranges(std::iter::once(range).collect())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_disks_are_of_one_moment() {
     let place = Place::new();
@@ -75,9 +81,8 @@ async fn all_disks_are_of_one_moment() {
     let second = export(&host, since(&guest, "t2", &first)).await;
     let held = place.root().join("truth");
     device(&guest, "d0", "write -P 7 3M 64k").await;
-    for (n, ranges) in [(0, vec![0..1 << 20]), (1, vec![0..1 << 20])] {
-        let disk = &second.exported().disks[n];
-        assert_eq!(disk.changes, Changes::Ranges(ranges));
+    for (n, disk) in second.exported().disks.iter().enumerate() {
+        assert_eq!(disk.changes, changed(0..1 << 20));
         let read = pull(disk, &files[n]).await;
         assert_eq!(read, if n == 0 { 1 << 20 } else { 0 }, "what was discarded is a hole");
     }
@@ -95,7 +100,7 @@ async fn all_disks_are_of_one_moment() {
     let other = running(&place, &host, "beta").await;
     let one = export(&host, since(&guest, "t3", &second)).await;
     let two = export(&host, request(&other, "t3", 1)).await;
-    assert_eq!(one.exported().disks[0].changes, Changes::Ranges(vec![(3 << 20)..(3 << 20) + 65_536]));
+    assert_eq!(one.exported().disks[0].changes, changed(3 << 20..(3 << 20) + 65_536));
     assert_eq!(one.exported().disks[1].changes, Changes::Ranges(vec![]));
     assert!(contents(&*two).await.unwrap()[1].1 == pattern(2, 2 * MIB));
     two.release(false).await.unwrap();

@@ -1,5 +1,7 @@
 //! Imports beyond what the suite of all hypervisors looks at.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use bytes::Bytes;
@@ -66,7 +68,8 @@ async fn a_copy_gets_addresses_of_its_own_and_formats_are_heeded() {
     std::fs::create_dir(place.root().join("datastores/other")).unwrap();
     let host = place.open().await;
     let nic = NativeNic { name: "eth0".into(), mac: "52:54:00:12:34:56".into(), addresses: vec![] };
-    let mut template = written(&host, import_request("alpha", "t1", 1, &[("root", 2 << 20)])).await.commit().await.unwrap();
+    let mut template =
+        written(&host, import_request("alpha", "t1", 1, &[("root", 2 << 20)])).await.commit().await.unwrap();
     template.nics = vec![nic.clone()];
     let wish = |name: &str, token: &str| ImportRequest {
         template: Some(template.clone()),

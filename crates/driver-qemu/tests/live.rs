@@ -1,5 +1,7 @@
 //! Backups of the demo guest while it runs and writes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod common;
 
 use common::exports::{abandoned, clean, export, pull, request, same, truth};
@@ -79,8 +81,11 @@ async fn full_and_incremental_backups_hold_their_moments() {
     comes_to(&guest, GuestState::Running).await;
     let again = export(&host, ExportRequest { fence: 2, ..wished.clone() }).await;
     assert_eq!((&again.exported().moment, &again.exported().disks[0].changes), (&moment, &changes));
-    shell(&guest, "rm /data/b; sync; fstrim /data 2>/dev/null; dd if=/dev/urandom of=/data/c bs=1M count=4 2>/dev/null; sync")
-        .await;
+    shell(
+        &guest,
+        "rm /data/b; sync; fstrim /data 2>/dev/null; dd if=/dev/urandom of=/data/c bs=1M count=4 2>/dev/null; sync",
+    )
+    .await;
     let read = pull(&again.exported().disks[0], &restored).await;
     same(&restored, &held);
     println!("incremental: {read} bytes read for {} written", 17 << 20);

@@ -1,6 +1,6 @@
 //! What an import makes, and whether it may.
 
-use super::staged::{Placed, Phase, Staged, StagedDisk, Wish, disk_id};
+use super::staged::{Phase, Placed, Staged, StagedDisk, Wish, disk_id};
 use crate::QemuError;
 use crate::guest::blocking;
 use crate::host::{QemuHost, Seen};
@@ -187,7 +187,15 @@ mod tests {
     #[test]
     fn addresses_of_cards_are_told_from_others() {
         assert!(is_mac("52:54:00:00:00:01") && is_mac("AA:BB:CC:DD:EE:FF"));
-        for wrong in ["", "52:54:00:00:00", "52:54:00:00:00:01:02", "53:54:00:00:00:01", "5:54:00:00:00:001", "+1:+1:+1:+1:+1:+1", "00:00:00:00:00:00"] {
+        for wrong in [
+            "",
+            "52:54:00:00:00",
+            "52:54:00:00:00:01:02",
+            "53:54:00:00:00:01",
+            "5:54:00:00:00:001",
+            "+1:+1:+1:+1:+1:+1",
+            "00:00:00:00:00:00",
+        ] {
             assert!(!is_mac(wrong), "{wrong}");
         }
     }

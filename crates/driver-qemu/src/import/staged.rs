@@ -80,9 +80,12 @@ impl Staged {
         self.wish.name == request.name
             && self.wish.overwrite == request.overwrite
             && self.wish.disks.len() == request.disks.len()
-            && self.wish.disks.iter().zip(&request.disks).all(|(disk, wished)| {
-                disk.name == wished.name && disk.size_bytes == wished.size_bytes
-            })
+            && self
+                .wish
+                .disks
+                .iter()
+                .zip(&request.disks)
+                .all(|(disk, wished)| disk.name == wished.name && disk.size_bytes == wished.size_bytes)
     }
 
     fn store(&self, layout: &Layout, datastore: &str) -> PathBuf {

@@ -39,7 +39,7 @@ pub(crate) async fn pull(disk: &ExportedDisk, into: &Path) -> u64 {
     file.set_len(size).expect("a size");
     let ranges = match &disk.changes {
         Changes::Ranges(ranges) => ranges.clone(),
-        _ => vec![0..size],
+        _ => std::iter::once(0..size).collect(),
     };
     let mut read = 0;
     for range in ranges {

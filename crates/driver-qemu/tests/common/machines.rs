@@ -76,10 +76,8 @@ pub(crate) fn disk_file(place: &Place, vm: &str, disk: &str) -> PathBuf {
 pub(crate) fn write(place: &Place, vm: &str, disk: &str, offset: u64, data: &[u8]) {
     let bytes = place.root().join("pattern");
     std::fs::write(&bytes, data).expect("a file");
-    let image = format!(
-        "driver=qcow2,file.driver=file,file.locking=off,file.filename={}",
-        text(&disk_file(place, vm, disk))
-    );
+    let image =
+        format!("driver=qcow2,file.driver=file,file.locking=off,file.filename={}", text(&disk_file(place, vm, disk)));
     let command = format!("write -s {} {offset} {}", text(&bytes), data.len());
     run("qemu-io", &["--image-opts", "-c", &command, &image]);
 }
