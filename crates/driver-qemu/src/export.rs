@@ -28,6 +28,8 @@ use tokio::time::timeout;
 
 /// How long a guest that is being started is waited for.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long the end of a QEMU that does not answer any more may take to be noticed.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// The daemon that serves the disks of a guest that does not run.
 pub(crate) const DAEMON: &str = offline::NAME;
 /// What checkpoints, which are bitmaps, are called.
@@ -214,9 +216,16 @@ async fn undo(guest: &Arc<Guest>, record: &Record, keep: bool) -> Result<(), Dri
     if record.thaw {
         freeze::thaw_left(guest).await;
     }
-    if guest.pid().is_some() {
-        live::end(guest, record, keep).await?;
-    } else {
+    let ended = if guest.pid().is_some() { live::end(guest, record, keep).await } else { Ok(()) };
+    if let Err(error) = ended {
+        // QEMU may have ended just now; then what it left is in files.
+        let mut seen = guest.observe();
+        let stopped = timeout(END_LIMIT, seen.wait_for(|seen| seen.state == GuestState::Stopped)).await;
+        if stopped.is_err() {
+            return Err(error.into());
+        }
+    }
+    if guest.pid().is_none() {
         offline::end(guest, record, keep).await?;
     }
     record::remove(guest).await?;

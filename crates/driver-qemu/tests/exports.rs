@@ -9,7 +9,7 @@ use common::exports::{abandoned, ask, clean, export, pull, request, same, truth}
 use common::{LONG, Place, comes_to, machines, open};
 use portolan_block::BlockError;
 use portolan_driver::{Changes, DriverError, ExportRequest, ExportSession, Hypervisor};
-use portolan_driver_qemu::{Guest, GuestState, QemuHost, QemuHypervisor};
+use portolan_driver_qemu::{Guest, GuestSpec, GuestState, QemuHost, QemuHypervisor};
 use portolan_model::Consistency;
 use portolan_testkit::driver::{contents, pattern, read_all};
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 
 const MIB: usize = 1 << 20;
 
@@ -174,6 +175,21 @@ async fn qemu_that_is_killed_midway_fails_the_export_and_leaves_nothing() {
     let released = session.release(true).await;
     assert!(matches!(released, Err(DriverError::Conflict(_))), "{released:?}");
     clean(&place, &guest, &[]).await;
+    // The same without a wait for its end to be noticed, and in peace.
+    for in_peace in [false, true] {
+        guest.start().await.unwrap();
+        comes_to(&guest, GuestState::Running).await;
+        let session = export(&host, request(&guest, "t1", 1)).await;
+        if in_peace {
+            guest.power_off().await.unwrap();
+        } else {
+            kill(guest.pid().unwrap());
+        }
+        let released = session.release(true).await;
+        assert!(matches!(released, Err(DriverError::Conflict(_))), "{released:?}");
+        comes_to(&guest, GuestState::Stopped).await;
+        clean(&place, &guest, &[]).await;
+    }
     // Also when it runs again by then.
     guest.start().await.unwrap();
     comes_to(&guest, GuestState::Running).await;
@@ -216,8 +232,8 @@ async fn a_guest_that_starts_ends_the_export_of_its_resting_disks() {
 }
 
 /// Answers on the agent's channel in the guest's stead: that it is there, and what `answers` has, or nothing.
-async fn agent(guest: &Guest, freezes: bool, thaws: Arc<AtomicUsize>) {
-    let path = guest.dir().join("qga.sock");
+async fn agent(dir: &Path, freezes: bool, thaws: Arc<AtomicUsize>, frozen: Arc<Notify>) {
+    let path = dir.join("qga.sock");
     std::fs::remove_file(&path).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
@@ -231,7 +247,10 @@ async fn agent(guest: &Guest, freezes: bool, thaws: Arc<AtomicUsize>) {
                 let answer = match asked["execute"].as_str().unwrap() {
                     "guest-sync-delimited" => asked["arguments"]["id"].clone(),
                     "guest-fsfreeze-status" => json!("thawed"),
-                    "guest-fsfreeze-freeze" if freezes => json!(1),
+                    "guest-fsfreeze-freeze" if freezes => {
+                        frozen.notify_one();
+                        json!(1)
+                    }
                     "guest-fsfreeze-thaw" => {
                         thaws.fetch_add(1, Ordering::SeqCst);
                         json!(1)
@@ -274,7 +293,7 @@ async fn a_guest_that_cannot_be_frozen_is_backed_up_all_the_same() {
 
     // It answers, and hangs when it is to freeze: it is thawed.
     let thaws = Arc::new(AtomicUsize::new(0));
-    agent(&guest, false, thaws.clone()).await;
+    agent(guest.dir(), false, thaws.clone(), Arc::default()).await;
     let hanging = export(&host, wished("t2")).await;
     assert_eq!(hanging.exported().consistency, Consistency::None);
     assert!(hanging.exported().notes[0].contains("freezing it failed"), "{:?}", hanging.exported().notes);
@@ -284,7 +303,7 @@ async fn a_guest_that_cannot_be_frozen_is_backed_up_all_the_same() {
 
     // It does, and whoever asked gives up meanwhile: it is thawed.
     let thaws = Arc::new(AtomicUsize::new(0));
-    agent(&guest, true, thaws.clone()).await;
+    agent(guest.dir(), true, thaws.clone(), Arc::default()).await;
     let asked = tokio::time::timeout(Duration::from_millis(1), {
         let hypervisor = QemuHypervisor::new(host.clone());
         let wished = wished("t3");
@@ -301,6 +320,7 @@ async fn a_guest_that_cannot_be_frozen_is_backed_up_all_the_same() {
 
 const ROOT: &str = "PORTOLAN_TEST_QEMU_EXPORT_ROOT";
 const GUEST: &str = "PORTOLAN_TEST_QEMU_EXPORT_GUEST";
+const QUIESCE: &str = "PORTOLAN_TEST_QEMU_EXPORT_QUIESCE";
 
 /// Not a test by itself: what the next one starts and kills. Opens an export and waits for its end.
 #[tokio::test(flavor = "multi_thread")]
@@ -312,12 +332,25 @@ async fn portolan() {
     settings.root = root.clone().into();
     let host = open(settings).await;
     let guest = host.guest(id, incarnation).await.expect("the guest");
-    let _session = export(&host, request(&guest, "t1", 1)).await;
+    let quiesce = std::env::var_os(QUIESCE).is_some();
+    let _session = export(&host, ExportRequest { quiesce, ..request(&guest, "t1", 1) }).await;
     std::fs::write(Path::new(&root).join("stands"), "").expect("a file");
     std::future::pending::<()>().await;
 }
 
 struct Portolan(Child);
+
+impl Portolan {
+    fn start(place: &Place, spec: &GuestSpec, quiesce: bool) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "portolan"]).env(ROOT, place.root());
+        command.env(GUEST, format!("{} {}", spec.id, spec.incarnation));
+        if quiesce {
+            command.env(QUIESCE, "yes");
+        }
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("this program"))
+    }
+}
 
 impl Drop for Portolan {
     fn drop(&mut self) {
@@ -347,12 +380,7 @@ async fn portolan_killed_anywhere_leaves_what_the_next_one_undoes_or_goes_on_wit
             ["export.json", "checkpoints.json", "export.log", "export.pid", "export.sock", "stands"]
         };
         for point in points {
-            let program = std::env::current_exe().expect("this program");
-            let mut command = Command::new(program);
-            command.args(["--exact", "portolan"]).env(ROOT, place.root());
-            command.env(GUEST, format!("{} {}", spec.id, spec.incarnation));
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-            let portolan = Portolan(command.spawn().expect("this program"));
+            let portolan = Portolan::start(&place, &spec, false);
             let there = || ["", &dir, &store].iter().any(|at| place.root().join(at).join(point).exists());
             let seen = async {
                 while !there() {
@@ -384,4 +412,29 @@ async fn portolan_killed_anywhere_leaves_what_the_next_one_undoes_or_goes_on_wit
             host.close().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_a_killed_portolan_froze_is_thawed_by_the_next() {
+    let place = Place::new();
+    let (host, guest) = two_disks(&place, "alpha").await;
+    let spec = guest.spec();
+    let (thaws, frozen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    agent(guest.dir(), true, thaws.clone(), frozen.clone()).await;
+    drop(guest);
+    host.close().await;
+    drop(host);
+    let portolan = Portolan::start(&place, &spec, true);
+    tokio::time::timeout(LONG, frozen.notified()).await.expect("it freezes");
+    drop(portolan);
+    let before = thaws.load(Ordering::SeqCst);
+    let host = place.open().await;
+    let guest = host.guest(&spec.id, &spec.incarnation).await.unwrap();
+    comes_to(&guest, GuestState::Running).await;
+    // Whatever the other one still did: who asks for an export waits for what is undone.
+    export(&host, request(&guest, "t2", 1)).await.release(false).await.unwrap();
+    println!("thawed {before} times before, {} times in the end", thaws.load(Ordering::SeqCst));
+    assert!(thaws.load(Ordering::SeqCst) >= 1);
+    QemuHypervisor::new(host.clone()).abandon_export(abandoned(&guest, "t1", 2)).await.unwrap();
+    clean(&place, &guest, &[]).await;
 }

@@ -194,7 +194,7 @@ async fn tell_changes(qmp: &Qmp, record: &Record, request: &ExportRequest) -> Re
 async fn serve(qmp: &Qmp, record: &Record, disks: &[&DiskSpec]) -> Result<(), QemuError> {
     // QEMU works in the guest's directory: the path is short, however long that of the directory is.
     let address = json!({ "type": "unix", "data": { "path": SOCKET } });
-    run(qmp, "nbd-server-start", json!({ "addr": address, "max-connections": 16 })).await?;
+    run(qmp, "nbd-server-start", json!({ "addr": address, "max-connections": 0 })).await?;
     for disk in &record.disks {
         let access = node_name(ACCESS, &record.session, &disk.id);
         let filter = node_name(FILTER, &record.session, &disk.id);
