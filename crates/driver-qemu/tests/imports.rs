@@ -135,3 +135,85 @@ async fn an_import_outlives_portolan_and_its_daemon() {
     nothing_is_left(&place);
     assert_eq!(place.helpers(), [0_u32; 0]);
 }
+
+/// A commit that was cut off at each of its steps: the old guest stands until the new one does, and whoever comes
+/// next ends the commit, or drops it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_cut_off_is_ended_or_dropped() {
+    for (moved, ends) in [(false, true), (true, true), (false, false), (true, false)] {
+        let place = Place::new();
+        let host = place.open().await;
+        let old = machines::make(&place, "alpha", &[("root", pattern(1, 2 * MIB))]);
+        let wish =
+            |fence| ImportRequest { overwrite: true, ..import_request("alpha", "t1", fence, &[("root", 2 << 20)]) };
+        drop(written(&host, wish(1)).await);
+        host.close().await;
+        drop(host);
+        for pid in place.helpers() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        }
+        while !place.helpers().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let state = place.root().join("imports/t1/import.json");
+        let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+        let file = |file: &str| serde_json::json!([{ "datastore": "default", "file": file }]);
+        text["phase"] = serde_json::json!({ "committing":
+            { "guest": old.id, "files": file("d0-new.qcow2"), "old": file("d0.qcow2") } });
+        std::fs::write(&state, text.to_string()).unwrap();
+        let store = place.root().join("datastores/default");
+        let target = store.join(&old.id).join("d0-new.qcow2");
+        if moved {
+            std::fs::rename(store.join(".import-t1/d0.qcow2"), &target).unwrap();
+        }
+        let host = place.open().await;
+        let guest = host.guest(&old.id, &old.incarnation).await.unwrap();
+        let session = export(&host, request(&guest, "check", 1)).await;
+        assert!(contents(&*session).await.unwrap()[0].1 == pattern(1, 2 * MIB), "the old one stands");
+        session.release(false).await.unwrap();
+        let again = QemuHypervisor::new(host.clone()).begin_import(wish(2)).await.unwrap();
+        if ends {
+            let made = again.commit().await.unwrap();
+            assert_eq!(again.commit().await.unwrap(), made);
+            assert_eq!(machines::names(&store.join(&old.id)), ["d0-new.qcow2"]);
+            let guest = host.guest(&made.native_id, &made.incarnation).await.unwrap();
+            let session = export(&host, request(&guest, "check", 1)).await;
+            assert!(contents(&*session).await.unwrap()[0].1[..MIB] == pattern(5, MIB));
+            session.release(false).await.unwrap();
+        } else {
+            again.abort().await.unwrap();
+            assert_eq!(machines::names(&store.join(&old.id)), ["d0.qcow2"]);
+            assert!(host.guest(&old.id, &old.incarnation).await.is_ok());
+        }
+        nothing_is_left(&place);
+    }
+}
+
+/// One that had made its guest, and had not cleaned up: the next Portolan does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_commit_left_is_removed() {
+    let place = Place::new();
+    let host = place.open().await;
+    let old = machines::make(&place, "alpha", &[("root", pattern(1, 2 * MIB))]);
+    let wish = ImportRequest { overwrite: true, ..import_request("alpha", "t1", 1, &[("root", 2 << 20)]) };
+    let session = written(&host, wish).await;
+    let state = place.root().join("imports/t1/import.json");
+    let mut text: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    let made = session.commit().await.unwrap();
+    drop(session);
+    host.close().await;
+    drop(host);
+    let store = place.root().join("datastores/default").join(&old.id);
+    let now = machines::names(&store);
+    let file = |file: &str| serde_json::json!([{ "datastore": "default", "file": file }]);
+    text["phase"] = serde_json::json!({ "committing":
+        { "guest": old.id, "files": file(&now[0]), "old": file("d0.qcow2") } });
+    std::fs::create_dir(place.root().join("imports/t1")).unwrap();
+    std::fs::write(&state, text.to_string()).unwrap();
+    std::fs::write(store.join("d0.qcow2"), "the old one").unwrap();
+    let host = place.open().await;
+    nothing_is_left(&place);
+    assert_eq!(machines::names(&store), now);
+    host.guest(&made.native_id, &made.incarnation).await.unwrap();
+}
