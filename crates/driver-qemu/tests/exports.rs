@@ -327,8 +327,7 @@ const QUIESCE: &str = "PORTOLAN_TEST_QEMU_EXPORT_QUIESCE";
 async fn portolan() {
     let (Some(root), Ok(guest)) = (std::env::var_os(ROOT), std::env::var(GUEST)) else { return };
     let (id, incarnation) = guest.split_once(' ').expect("two words");
-    let place = Place::new();
-    let mut settings = place.settings();
+    let mut settings = Place::new().settings();
     settings.root = root.clone().into();
     let host = open(settings).await;
     let guest = host.guest(id, incarnation).await.expect("the guest");
