@@ -80,9 +80,19 @@ pub(crate) fn device_name(disk: &DiskSpec) -> String {
     format!("disk-{}", disk.id)
 }
 
+/// Where QEMU has the device of a disk.
+pub(crate) fn device_path(disk: &DiskSpec) -> String {
+    format!("/machine/peripheral/{}", device_name(disk))
+}
+
+/// The node of what lies right below a disk.
+pub(crate) fn base_node(disk: &DiskSpec) -> String {
+    format!("{}-base0", disk.id)
+}
+
 /// The graph of a disk: its own node, named by its id, with all that lies below given here and nothing left to what
 /// headers say.
-fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
+pub(crate) fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
     let path = layout.disks(&disk.datastore, &spec.id).join(&disk.file);
     let mut node = json!({
         "driver": disk.format.name(),
@@ -118,7 +128,7 @@ fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
 }
 
 /// The driver's root is text: its settings say so.
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -175,7 +185,13 @@ mod tests {
                 base: vec![base("top.qcow2", ImageFormat::Qcow2), base("under.raw", ImageFormat::Raw)],
                 copy_of: Vec::new(),
             }],
-            nics: vec![NicSpec { mac: "52:54:00:00:00:01".into(), mode: NicMode::User, link: None, restrict: true }],
+            nics: vec![NicSpec {
+                mac: "52:54:00:00:00:01".into(),
+                mode: NicMode::User,
+                link: None,
+                restrict: true,
+                name: String::new(),
+            }],
             seed: true,
             tags: Vec::new(),
             metadata: Extra::new(),
@@ -185,6 +201,7 @@ mod tests {
             desired: Desired::Running,
             created_at: Timestamp::from_millis(0),
             last_stop: None,
+            import: None,
         }
     }
 

@@ -8,14 +8,16 @@ mod stop;
 mod watch;
 
 use crate::accel::AccelChoice;
+use crate::command::device_path;
 use crate::layout::{self, Layout};
 use crate::process::Process;
 use crate::programs::Programs;
 use crate::qga::{Qga, QgaError};
-use crate::qmp::{BlockCounters, Qmp, QmpError};
+use crate::qmp::{BlockCounters, BlockStats, Qmp, QmpError};
 use crate::spec::{GuestSpec, NicMode, Phase};
 use crate::wire::socket_in;
 use crate::{QemuError, QemuSettings};
+use portolan_driver::DriverError;
 use portolan_model::{Clock, IdSource};
 use std::fs::File;
 use std::future::Future;
@@ -57,6 +59,18 @@ impl Shared {
                 () = work => {}
             }
         });
+    }
+
+    /// Runs `work` to its end also when the caller gives up or the host is closed, which waits for it: for what must
+    /// not be left in the middle.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        match self.tasks.spawn(work).await {
+            Ok(done) => done,
+            Err(_) => Err(DriverError::Malformed("the driver failed midway".into())),
+        }
     }
 
     /// Runs `work` to its end also when the caller gives up.
@@ -126,7 +140,7 @@ pub struct Guest {
     running: Mutex<Option<Running>>,
     addresses: Mutex<Addresses>,
     /// Held while the guest is started, shut down, rebooted or destroyed.
-    turn: tokio::sync::Mutex<()>,
+    pub(crate) turn: tokio::sync::Mutex<()>,
     /// Held while the document is written.
     writing: tokio::sync::Mutex<()>,
     /// Held by work on its files, which goes on when what began it is dropped.
@@ -135,6 +149,10 @@ pub struct Guest {
     agent: tokio::sync::Mutex<()>,
     /// What is under way is to end: the guest is being destroyed.
     ending: CancellationToken,
+    /// Held while an export is opened or let go of.
+    pub(crate) exports: tokio::sync::Mutex<()>,
+    /// The export that somebody in this process holds.
+    pub(crate) exporting: Mutex<crate::export::Exporting>,
 }
 
 /// QEMU, while it runs.
@@ -176,7 +194,7 @@ impl std::fmt::Debug for Guest {
     }
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -205,6 +223,8 @@ impl Guest {
             files: Arc::default(),
             agent: tokio::sync::Mutex::default(),
             ending: CancellationToken::new(),
+            exports: tokio::sync::Mutex::default(),
+            exporting: Mutex::default(),
         }))
     }
 
@@ -285,9 +305,16 @@ impl Guest {
 
     /// Counters of the disks, by their ids.
     pub async fn block_counters(&self) -> Result<Vec<(String, BlockCounters)>, QemuError> {
-        let known = held(&self.spec).disks.iter().map(|disk| disk.id.clone()).collect::<Vec<_>>();
+        let spec = self.spec();
         let stats = self.qmp()?.query_blockstats().await?;
-        Ok(stats.into_iter().filter(|one| known.contains(&one.node)).map(|one| (one.node, one.stats)).collect())
+        // By the device, as far as it is told: during an export another node is on top.
+        let disk_of = |one: &BlockStats| {
+            let of = |disk: &&crate::DiskSpec| {
+                one.node == disk.id || one.qdev.starts_with(&format!("{}/", device_path(disk)))
+            };
+            spec.disks.iter().find(of).map(|disk| disk.id.clone())
+        };
+        Ok(stats.into_iter().filter_map(|one| Some((disk_of(&one)?, one.stats))).collect())
     }
 
     /// Its addresses as the agent told them lately. Asks anew, for a later call, when that is a while ago.
@@ -320,11 +347,11 @@ impl Guest {
         held(&self.addresses).known = outward.take(16).collect();
     }
 
-    fn socket(&self, name: &str) -> PathBuf {
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
         socket_in(self.place.as_fd(), name)
     }
 
-    fn set(&self, state: GuestState, reason: Option<String>) {
+    pub(crate) fn set(&self, state: GuestState, reason: Option<String>) {
         self.state.send_replace(Observed { state, reason });
     }
 
@@ -353,7 +380,7 @@ impl Guest {
 
     /// Runs work on the guest's files where it may block, one after the other, under the guest's lock. It is done to
     /// its end also when the caller is dropped: whoever comes next waits for that.
-    async fn files<T: Send + 'static>(
+    pub(crate) async fn files<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, QemuError> + Send + 'static,
     ) -> Result<T, QemuError> {
@@ -367,7 +394,7 @@ impl Guest {
     }
 
     /// Changes the document, durably.
-    async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
+    pub(crate) async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
         let _writing = self.writing.lock().await;
         let mut next = self.spec();
         if next.phase == Phase::Deleting {

@@ -67,7 +67,7 @@ pub struct QemuHost {
     /// Templates that were looked at, by the files they are made of.
     confirmed: Mutex<Vec<Vec<BaseFile>>>,
     /// Held while guests are looked for, made and forgotten.
-    turn: tokio::sync::Mutex<()>,
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for QemuHost {
@@ -120,7 +120,8 @@ impl QemuHost {
             Ok(lock)
         })
         .await?;
-        host.look(true).await?;
+        let all = host.look(true).await?;
+        crate::import::sweep(&host, &all).await?;
         drop(turn);
         Ok(host)
     }
@@ -160,7 +161,7 @@ impl QemuHost {
     }
 
     /// Looks at the directory. `opening`: the lock over it is held, and what was left half done is ended.
-    async fn look(&self, opening: bool) -> Result<Vec<Seen>, QemuError> {
+    pub(crate) async fn look(&self, opening: bool) -> Result<Vec<Seen>, QemuError> {
         let layout = self.shared.layout.clone();
         let ids = blocking(move || layout.guest_ids()).await?;
         let mut all = Vec::with_capacity(ids.len());
@@ -193,6 +194,7 @@ impl QemuHost {
                     if let Some(process) = process::find(&dir, spec.uuid) {
                         process.kill();
                     }
+                    crate::daemon::Daemon::kill(&dir, crate::export::DAEMON);
                     layout.remove_guest(&spec).map(|()| Ok(None))
                 }
                 (Some(spec), None) if spec.phase == Phase::Deleting => Ok(Ok(None)),
@@ -230,6 +232,11 @@ impl QemuHost {
         self.guests().insert(id, guest.clone());
         if let Some(process) = process {
             guest.adopt(process).await;
+        } else if phase == Phase::Ready {
+            self.shared.spawn(crate::export::recover(guest.clone()));
+        }
+        if runs {
+            // It goes on as it is.
         } else if phase == Phase::Preparing {
             guest.begin();
         } else if state == GuestState::Stopped && should_run && self.shared.settings.restart_guests {

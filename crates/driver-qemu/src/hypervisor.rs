@@ -1,7 +1,9 @@
 //! The host as a hypervisor.
 
+use crate::export;
 use crate::guest::{GuestState, blocking};
 use crate::host::{QemuHost, Seen};
+use crate::import;
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{
@@ -12,7 +14,7 @@ use portolan_model::vm::PowerState;
 use std::sync::Arc;
 
 /// The host's native id.
-const HOST: &str = "local";
+pub(crate) const HOST: &str = "local";
 
 /// The host as a hypervisor: one host in no cluster, its datastores, its guests as machines.
 #[derive(Debug, Clone)]
@@ -57,7 +59,8 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        // Guests are started and stopped by way of the cloud.
+        Capabilities { changed_blocks: true, live_export: true, import: true, power: false }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {
@@ -84,20 +87,27 @@ impl Hypervisor for QemuHypervisor {
         Ok(out)
     }
 
-    async fn open_export(&self, _request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
-        Err(DriverError::Unsupported("guests of this host are not exported yet".into()))
+    async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(Box::new(export::open(guest, request).await?))
     }
 
-    async fn abandon_export(&self, _: AbandonedExport) -> Result<(), DriverError> {
-        Ok(())
+    async fn abandon_export(&self, export: AbandonedExport) -> Result<(), DriverError> {
+        match self.host.guest(&export.vm, &export.incarnation).await {
+            Ok(guest) => export::abandon(guest, export).await,
+            // Its exports are gone with it.
+            Err(crate::QemuError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn begin_import(&self, _request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
-        Err(DriverError::Unsupported("guests are not imported into this host yet".into()))
+    async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
+        Ok(Box::new(import::begin(self.host.clone(), request).await?))
     }
 }
 
-fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
+/// A guest as the port shows it.
+pub(crate) fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
     let disk = |disk: &crate::DiskSpec| NativeDisk {
         native_id: disk.id.clone(),
         name: disk.name.clone(),
@@ -107,7 +117,7 @@ fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeV
         format: disk.format.name().to_owned(),
     };
     let nic = |(n, nic): (usize, &NicSpec)| NativeNic {
-        name: format!("nic{n}"),
+        name: if nic.name.is_empty() { format!("nic{n}") } else { nic.name.clone() },
         mac: nic.mac.clone(),
         // The agent says which address is whose; with one card that need not be asked.
         addresses: if n == 0 { addresses.to_vec() } else { Vec::new() },
@@ -127,7 +137,7 @@ fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeV
     }
 }
 
-fn power(state: GuestState) -> PowerState {
+pub(crate) fn power(state: GuestState) -> PowerState {
     match state {
         GuestState::Running | GuestState::Rebooting | GuestState::Stopping => PowerState::Running,
         GuestState::Paused => PowerState::Paused,

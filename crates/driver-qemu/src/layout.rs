@@ -10,6 +10,8 @@
 //!                      /qga.sock qemu.pid       the agent's channel; QEMU's process id
 //!                      /console.log qemu.log    the serial line; what QEMU complains
 //!                      /seed.img                for cloud-init
+//!                      /export.json …           an export, see [`crate::export`]; `checkpoints.json`
+//! <root>/imports/<token>/                       an import, see [`crate::import`]
 //! ```
 
 use crate::spec::{GuestSpec, SPEC_VERSION};
@@ -46,7 +48,7 @@ impl Layout {
     pub(crate) fn open(root: &Path) -> Result<Self, QemuError> {
         let layout = Self { root: root.to_owned() };
         let default = layout.datastores().join(DEFAULT_DATASTORE);
-        for dir in [layout.images(), default, layout.guests()] {
+        for dir in [layout.images(), default, layout.guests(), layout.imports()] {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(QemuError::file("make", &dir))?;
         }
@@ -67,6 +69,11 @@ impl Layout {
 
     pub(crate) fn guest(&self, id: &str) -> PathBuf {
         self.guests().join(id)
+    }
+
+    /// Where imports that are under way are written down.
+    pub(crate) fn imports(&self) -> PathBuf {
+        self.root.join("imports")
     }
 
     /// Where the guest's disks on that datastore are.
@@ -163,6 +170,16 @@ impl Layout {
         }
     }
 
+    /// Makes a guest that is whole: it is there when its document is.
+    pub(crate) fn make_guest(&self, spec: &GuestSpec) -> Result<(), QemuError> {
+        let dir = self.guest(&spec.id);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(QemuError::file("make", &dir))?;
+        let lock = dir.join(LOCK);
+        drop(open_private(&lock).map_err(QemuError::file("make", &lock))?);
+        sync_dir(&self.guests())?;
+        self.write_spec(spec)
+    }
+
     /// Removes a guest whose process is gone: disks first, so that nothing is left that nobody names. The caller
     /// holds its lock, and its document says that it is being deleted.
     pub(crate) fn remove_guest(&self, spec: &GuestSpec) -> Result<(), QemuError> {
@@ -226,7 +243,7 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), QemuError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(QemuError::file("write", dir))
 }
 
-fn remove_tree(path: &Path) -> Result<(), QemuError> {
+pub(crate) fn remove_tree(path: &Path) -> Result<(), QemuError> {
     // A program that was killed just now may have made one more file.
     let mut tries = 0;
     loop {

@@ -13,11 +13,14 @@
 mod accel;
 mod cloud;
 mod command;
+mod daemon;
 mod error;
+mod export;
 mod guest;
 mod host;
 mod hypervisor;
 mod image;
+mod import;
 mod layout;
 mod process;
 mod programs;
@@ -40,5 +43,5 @@ pub use qga::{ExecResult, FreezeStatus, GuestAddress, GuestInterface, MOST_OUTPU
 pub use qmp::{BlockCounters, BlockStats, QemuVersion, Qmp, QmpError, QmpEvent, RunStatus};
 pub use settings::{AccelSetting, DiskMode, QemuSettings, SizeSetting};
 pub use spec::{
-    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, StopRecord,
+    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, NicMode, NicSpec, Phase, SPEC_VERSION, StopRecord,
 };

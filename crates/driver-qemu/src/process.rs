@@ -29,10 +29,14 @@ pub(crate) struct Process {
 impl Process {
     /// The process of that number, if it is the QEMU of the guest with that uuid, in that directory.
     pub(crate) fn verified(pid: u32, dir: &Path, uuid: Uuid) -> Option<Self> {
+        Self::held(pid, || is_guest(pid, dir, uuid))
+    }
+
+    fn held(pid: u32, is_it: impl FnOnce() -> bool) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
         // First held, then looked at: what is seen is what is held.
         let fd = pidfd_open(number, PidfdFlags::empty()).ok()?;
-        is_guest(pid, dir, uuid).then_some(())?;
+        is_it().then_some(())?;
         Some(Self { pid, fd: Arc::new(watched(fd).ok()?) })
     }
 
@@ -46,6 +50,11 @@ impl Process {
     pub(crate) fn has_ended(&self) -> bool {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return true };
         is_zombie(&stat)
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
+        let _ = pidfd_send_signal(self.fd.get_ref(), Signal::TERM);
     }
 
     /// Kills it.
@@ -83,8 +92,22 @@ fn recorded(dir: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
+/// The helpers that work in a directory and write their number into the file `pid_file` there: one, or those that
+/// a crash left.
+pub(crate) fn find_helpers(dir: &Path, pid_file: &str) -> Vec<Process> {
+    let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_helper = |pid| works_as(pid, dir, "--pidfile", pid_file);
+    numbers.filter(|pid| is_helper(*pid)).filter_map(|pid| Process::held(pid, || is_helper(pid))).collect()
+}
+
 /// Its arguments name the guest, it works in the guest's directory, and it lives.
 fn is_guest(pid: u32, dir: &Path, uuid: Uuid) -> bool {
+    works_as(pid, dir, "-uuid", &uuid.hyphenated().to_string())
+}
+
+/// It has this argument, works in that directory, and lives.
+fn works_as(pid: u32, dir: &Path, flag: &str, value: &str) -> bool {
     let proc = Path::new("/proc").join(pid.to_string());
     let mut words = Vec::new();
     let read = File::open(proc.join("cmdline")).and_then(|file| file.take(1 << 20).read_to_end(&mut words));
@@ -92,8 +115,7 @@ fn is_guest(pid: u32, dir: &Path, uuid: Uuid) -> bool {
         return false;
     }
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-    let uuid = uuid.hyphenated().to_string();
-    let named = words.windows(2).any(|pair| pair[0] == b"-uuid" && pair[1] == uuid.as_bytes());
+    let named = words.windows(2).any(|pair| pair[0] == flag.as_bytes() && pair[1] == value.as_bytes());
     let place = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     named
         && place(&proc.join("cwd")).is_some_and(|works_in| Some(works_in) == place(dir))
@@ -107,12 +129,23 @@ fn is_zombie(stat: &str) -> bool {
 
 /// Starts QEMU in `dir`, in a session of its own, with its complaints in a file there.
 pub(crate) fn spawn(programs: &Programs, dir: &Path, args: &[String]) -> Result<Child, QemuError> {
-    let path = dir.join(LOG);
-    let _ = std::fs::rename(&path, dir.join(format!("{LOG}.1")));
+    let _ = std::fs::rename(dir.join(LOG), dir.join(format!("{LOG}.1")));
+    spawn_program(programs, &programs.qemu, dir, LOG, args)
+}
+
+/// Starts a program as [`spawn`] starts QEMU.
+pub(crate) fn spawn_program(
+    programs: &Programs,
+    program: &Path,
+    dir: &Path,
+    log: &str,
+    args: &[String],
+) -> Result<Child, QemuError> {
+    let path = dir.join(log);
     let log = crate::layout::open_private(&path).map_err(QemuError::file("write", &path))?;
     let twin = log.try_clone().map_err(QemuError::file("write", &path))?;
     let mut command = Command::new(&programs.setsid);
-    command.arg(&programs.qemu).args(args).current_dir(dir);
+    command.arg(program).args(args).current_dir(dir);
     // Nothing of Portolan's own environment is a guest's business.
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(log).stderr(twin);
@@ -121,8 +154,13 @@ pub(crate) fn spawn(programs: &Programs, dir: &Path, args: &[String]) -> Result<
 
 /// What QEMU last complained.
 pub(crate) fn complaint(dir: &Path) -> String {
+    complaint_in(dir, LOG)
+}
+
+/// What stands last in a program's log.
+pub(crate) fn complaint_in(dir: &Path, log: &str) -> String {
     let read = || -> std::io::Result<String> {
-        let mut file = File::open(dir.join(LOG))?;
+        let mut file = File::open(dir.join(log))?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(COMPLAINT)))?;
         let mut bytes = Vec::new();

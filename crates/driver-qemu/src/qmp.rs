@@ -94,6 +94,9 @@ pub struct BlockStats {
     /// The name of its node.
     #[serde(rename = "node-name", default)]
     pub node: String,
+    /// Where QEMU has the device.
+    #[serde(default)]
+    pub qdev: String,
     /// Its counters.
     #[serde(default)]
     pub stats: BlockCounters,

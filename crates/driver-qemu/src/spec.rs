@@ -59,6 +59,18 @@ pub struct GuestSpec {
     /// How it came to stop, the last time it ran.
     #[serde(default)]
     pub last_stop: Option<StopRecord>,
+    /// The import that made it, if one did.
+    #[serde(default)]
+    pub import: Option<ImportMark>,
+}
+
+/// The import that made a guest: so a repeated commit finds what it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportMark {
+    /// What named it.
+    pub token: String,
+    /// The attempt's fence.
+    pub fence: i64,
 }
 
 /// How far the making of a guest is.
@@ -179,6 +191,9 @@ pub struct NicSpec {
     /// Whether the network that QEMU plays is shut off from the host's.
     #[serde(default)]
     pub restrict: bool,
+    /// Its name where the guest came from; empty for one that was made here.
+    #[serde(default)]
+    pub name: String,
 }
 
 /// A hardware address made of the guest's uuid: QEMU's prefix, and three bytes.

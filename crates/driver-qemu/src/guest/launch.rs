@@ -69,7 +69,10 @@ impl Guest {
                 let qmp = Qmp::connect(&self.socket(layout::QMP), QMP_LIMIT).await?;
                 (process, None, qmp)
             }
-            None => self.start_qemu().await?,
+            None => {
+                crate::export::end_offline(self, "the guest was started").await?;
+                self.start_qemu().await?
+            }
         };
         let status = qmp.query_status().await?;
         if spec.phase != Phase::Ready {
@@ -99,6 +102,8 @@ impl Guest {
             }
         }
         tracing::info!(guest = self.id(), pid = self.pid(), "a running guest was taken over");
+        let guest = self.clone();
+        self.shared.spawn(crate::export::recover(guest));
     }
 
     fn attach(self: &Arc<Self>, process: Process, child: Option<Child>, qmp: Option<Qmp>, status: &RunStatus) {

@@ -139,6 +139,7 @@ impl Guest {
             self.change(|spec| spec.phase = Phase::Deleting).await?;
         }
         self.end_process().await?;
+        crate::export::end_offline(self, "the guest was destroyed").await?;
         // What is being written just now belongs to a guest that is there.
         let _writing = self.writing.lock().await;
         let (layout, spec) = (self.shared.layout.clone(), self.spec());

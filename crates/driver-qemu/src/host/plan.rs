@@ -49,17 +49,22 @@ impl QemuHost {
         Ok(())
     }
 
+    /// An id that no guest has.
+    pub(crate) fn free_id(&self) -> String {
+        loop {
+            let mut bytes = [0; 6];
+            self.shared.ids.fill(&mut bytes);
+            let id = bytes.iter().fold("i-".to_owned(), |id, byte| id + &format!("{byte:02x}"));
+            if !self.shared.layout.guest(&id).exists() {
+                return id;
+            }
+        }
+    }
+
     pub(super) fn plan(&self, wish: &NewGuest, size: &SizeSetting, template: &Template) -> GuestSpec {
         let (settings, ids) = (&self.shared.settings, &self.shared.ids);
         let uuid = ids.uuid();
-        let id = loop {
-            let mut bytes = [0; 6];
-            ids.fill(&mut bytes);
-            let id = bytes.iter().fold("i-".to_owned(), |id, byte| id + &format!("{byte:02x}"));
-            if !self.shared.layout.guest(&id).exists() {
-                break id;
-            }
-        };
+        let id = self.free_id();
         let (base, copy_of) = match settings.disk {
             DiskMode::Overlay => (template.chain.clone(), Vec::new()),
             DiskMode::Copy => (Vec::new(), template.chain.clone()),
@@ -69,6 +74,7 @@ impl QemuHost {
             mode: settings.network,
             link: settings.bridge.clone(),
             restrict: settings.restrict_network,
+            name: String::new(),
         });
         GuestSpec {
             version: SPEC_VERSION,
@@ -100,6 +106,7 @@ impl QemuHost {
             desired: Desired::Running,
             created_at: self.shared.clock.now(),
             last_stop: None,
+            import: None,
         }
     }
 }

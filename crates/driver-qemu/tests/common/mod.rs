@@ -1,6 +1,9 @@
 //! A host in a directory of its own, whose guests end with it, also when a test fails.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod exports;
+pub(crate) mod machines;
+
 use portolan_driver_qemu::{AccelSetting, Guest, GuestState, NewGuest, NicMode, QemuHost, QemuSettings, Seen};
 use portolan_testkit::clock::{FakeClock, SeededIds};
 use rustix::process::{Pid, Signal, kill_process};
@@ -64,6 +67,11 @@ impl Place {
         processes_in(self.dir.path())
     }
 
+    /// Numbers of the processes that imports have.
+    pub(crate) fn helpers(&self) -> Vec<u32> {
+        working_in(&[self.dir.path().join("imports")])
+    }
+
     /// Settings for guests of 16 MiB that are not waited for.
     pub(crate) fn settings(&self) -> QemuSettings {
         let mut settings = QemuSettings::new(self.root());
@@ -99,11 +107,15 @@ pub(crate) async fn open(settings: QemuSettings) -> Arc<QemuHost> {
 }
 
 fn processes_in(root: &Path) -> Vec<u32> {
+    working_in(&[root.join("guests"), root.join("imports")])
+}
+
+fn working_in(dirs: &[PathBuf]) -> Vec<u32> {
     let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let works_here = |pid: &u32| {
         let place = std::fs::read_link(format!("/proc/{pid}/cwd"));
-        place.is_ok_and(|place| place.starts_with(root.join("guests")))
+        place.is_ok_and(|place| dirs.iter().any(|dir| place.starts_with(dir)))
     };
     numbers.filter(works_here).collect()
 }

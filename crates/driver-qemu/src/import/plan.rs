@@ -1,0 +1,202 @@
+//! What an import makes, and whether it may.
+
+use super::staged::{Phase, Placed, Staged, StagedDisk, Wish, disk_id};
+use crate::QemuError;
+use crate::guest::blocking;
+use crate::host::{QemuHost, Seen};
+use crate::hypervisor::HOST;
+use crate::layout::{DEFAULT_DATASTORE, is_plain};
+use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, NicSpec, SPEC_VERSION, mac_of};
+use portolan_driver::{DriverError, Extra, ImportRequest};
+use std::collections::HashSet;
+
+/// Memory of a guest that nothing is known about.
+const MEMORY: u64 = 512 << 20;
+/// A guest of less does not start.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+/// Refuses what cannot be made.
+pub(super) fn check(host: &QemuHost, request: &ImportRequest) -> Result<(), DriverError> {
+    let unsupported = |what: String| Err(DriverError::Unsupported(what));
+    if !is_plain(&request.token) || request.token.len() > 100 {
+        return unsupported(format!("the token '{}': it must be a plain word", request.token));
+    }
+    let name = &request.name;
+    if name.trim().is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
+        return unsupported("a guest's name has 1 to 255 characters, and none of them controls anything".into());
+    }
+    let mut seen = HashSet::new();
+    for disk in &request.disks {
+        let wrong = disk.name.is_empty() || disk.name.starts_with('.') || disk.name.len() > 250;
+        if wrong || disk.name.contains('/') || disk.name.chars().any(char::is_control) {
+            return unsupported(format!("the disk name '{}'", disk.name.escape_debug()));
+        }
+        if !seen.insert(&disk.name) {
+            return Err(DriverError::Conflict(format!("the disk '{}' is there twice", disk.name)));
+        }
+        if disk.size_bytes == 0 || !disk.size_bytes.is_multiple_of(512) {
+            return unsupported(format!("a disk of {} bytes", disk.size_bytes));
+        }
+        if !matches!(disk.format.as_deref(), None | Some("qcow2" | "raw")) {
+            return unsupported(format!("disks of the format '{}'", disk.format.as_deref().unwrap_or_default()));
+        }
+        if disk.size_bytes > host.settings().max_disk_gb.saturating_mul(1 << 30) {
+            return unsupported(format!("a disk of more than {} GiB on this host", host.settings().max_disk_gb));
+        }
+    }
+    if let Some(id) = &request.cluster {
+        return Err(DriverError::NotFound { what: "cluster", id: id.clone() });
+    }
+    if let Some(id) = request.host.as_ref().filter(|id| *id != HOST) {
+        return Err(DriverError::NotFound { what: "host", id: id.clone() });
+    }
+    if let Some(template) = &request.template {
+        if template.cpus > host.settings().max_cpus {
+            return unsupported(format!("a guest of {} processors on this host", template.cpus));
+        }
+        if template.memory_bytes > host.settings().max_memory_mb.saturating_mul(1 << 20) {
+            return unsupported(format!("a guest of {} MiB of memory on this host", template.memory_bytes >> 20));
+        }
+    }
+    Ok(())
+}
+
+/// Decides where the disks go: where they are asked to, else where they were, else to the default.
+pub(super) async fn wish(host: &QemuHost, request: &ImportRequest) -> Result<Wish, DriverError> {
+    let layout = host.shared.layout.clone();
+    let stores = blocking(move || layout.datastore_names()).await?;
+    let known = |id: &String| {
+        let missing = || DriverError::NotFound { what: "datastore", id: id.clone() };
+        stores.iter().find(|store| *store == id).cloned().ok_or_else(missing)
+    };
+    let asked = request.datastore.as_ref().map(known).transpose()?;
+    let mut disks = Vec::new();
+    for disk in &request.disks {
+        let before = request.template.iter().flat_map(|vm| &vm.disks).find(|one| one.name == disk.name);
+        let before = before.and_then(|one| one.datastore.clone()).filter(|store| stores.contains(store));
+        let datastore = match &disk.datastore {
+            Some(id) => known(id)?,
+            None => asked.clone().or(before).unwrap_or_else(|| DEFAULT_DATASTORE.to_owned()),
+        };
+        let format = if disk.format.as_deref() == Some("raw") { ImageFormat::Raw } else { ImageFormat::Qcow2 };
+        disks.push(StagedDisk { name: disk.name.clone(), size_bytes: disk.size_bytes, format, datastore });
+    }
+    Ok(Wish { name: request.name.clone(), overwrite: request.overwrite, disks })
+}
+
+/// The guest, in the place of another one or beside all others.
+pub(super) fn spec(
+    host: &QemuHost,
+    request: &ImportRequest,
+    staged: &Staged,
+    id: &str,
+    before: Option<&GuestSpec>,
+    all: &[Seen],
+) -> GuestSpec {
+    let (settings, ids) = (host.settings(), &host.shared.ids);
+    let uuid = before.map_or_else(|| ids.uuid(), |before| before.uuid);
+    let incarnation = ids.uuid().simple().to_string();
+    // Beside the old disks, the new ones need other names. Those that an earlier attempt moved have theirs.
+    let names = match &staged.phase {
+        Phase::Committing { guest, files, .. } if guest == id => Some(files),
+        _ => None,
+    };
+    let disks = staged.wish.disks.iter().enumerate().map(|(n, disk)| {
+        let fresh = match before {
+            None => format!("{}.{}", disk_id(n), disk.format.name()),
+            Some(_) => format!("{}-{}.{}", disk_id(n), &incarnation[incarnation.len() - 12..], disk.format.name()),
+        };
+        DiskSpec {
+            id: disk_id(n),
+            name: disk.name.clone(),
+            datastore: disk.datastore.clone(),
+            file: names.and_then(|files| files.get(n)).map_or(fresh, |placed| placed.file.clone()),
+            size_bytes: disk.size_bytes,
+            format: disk.format,
+            base: Vec::new(),
+            copy_of: Vec::new(),
+        }
+    });
+    let disks = disks.collect();
+    let template = request.template.as_ref();
+    let others = all.iter().filter_map(Seen::spec).filter(|spec| spec.id != id).flat_map(|spec| spec.nics);
+    let others: HashSet<String> = others.map(|nic| nic.mac.to_lowercase()).collect();
+    let nics = template.map_or(&[][..], |vm| &vm.nics).iter().enumerate().map(|(n, nic)| NicSpec {
+        // A copy beside the guest that it is of must not answer to the same address.
+        mac: if is_mac(&nic.mac) && !others.contains(&nic.mac.to_lowercase()) {
+            nic.mac.clone()
+        } else {
+            mac_of(uuid, n)
+        },
+        mode: settings.network,
+        link: settings.bridge.clone(),
+        restrict: settings.restrict_network,
+        name: nic.name.clone(),
+    });
+    let memory = template.map_or(0, |vm| vm.memory_bytes);
+    GuestSpec {
+        version: SPEC_VERSION,
+        id: id.to_owned(),
+        name: request.name.clone(),
+        uuid,
+        incarnation,
+        token: String::new(),
+        cpus: template.map_or(1, |vm| vm.cpus.max(1)),
+        memory_bytes: if memory < LEAST_MEMORY { MEMORY } else { memory },
+        machine: settings.machine.clone(),
+        disks,
+        nics: nics.collect(),
+        seed: false,
+        tags: template.map_or_else(Vec::new, |vm| vm.tags.clone()),
+        metadata: Extra::new(),
+        image: None,
+        size: None,
+        phase: crate::spec::Phase::Ready,
+        desired: Desired::Stopped,
+        created_at: host.shared.clock.now(),
+        last_stop: None,
+        import: Some(ImportMark { token: request.token.clone(), fence: request.fence }),
+    }
+}
+
+/// The files of a guest's disks.
+pub(super) fn files(spec: &GuestSpec) -> Vec<Placed> {
+    spec.disks.iter().map(|disk| Placed { datastore: disk.datastore.clone(), file: disk.file.clone() }).collect()
+}
+
+/// A hardware address that a card can have: of one card, not of a group.
+fn is_mac(text: &str) -> bool {
+    let parts: Vec<_> = text.split(':').map(|part| (part.len(), u8::from_str_radix(part, 16))).collect();
+    let bytes: Vec<u8> = parts.iter().filter_map(|(len, byte)| byte.clone().ok().filter(|_| *len == 2)).collect();
+    parts.len() == 6 && bytes.len() == 6 && bytes[0] & 1 == 0 && bytes.iter().any(|byte| *byte != 0)
+}
+
+impl QemuHost {
+    /// The right to look at all guests and to make some, in this process and on this host.
+    pub(crate) async fn alone(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, std::fs::File), QemuError> {
+        let turn = self.turn.lock().await;
+        let layout = self.shared.layout.clone();
+        Ok((turn, blocking(move || layout.lock()).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_cards_are_told_from_others() {
+        assert!(is_mac("52:54:00:00:00:01") && is_mac("AA:BB:CC:DD:EE:FF"));
+        for wrong in [
+            "",
+            "52:54:00:00:00",
+            "52:54:00:00:00:01:02",
+            "53:54:00:00:00:01",
+            "5:54:00:00:00:001",
+            "+1:+1:+1:+1:+1:+1",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(!is_mac(wrong), "{wrong}");
+        }
+    }
+}
