@@ -60,15 +60,15 @@ impl Shared {
     }
 
     /// Runs `work` to its end also when the caller gives up.
-    pub(crate) async fn detached<T: Send + 'static>(
+    pub(crate) async fn detached<T: Send + 'static, E: From<QemuError> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, QemuError>> + Send + 'static,
-    ) -> Result<T, QemuError> {
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         let (done, answer) = tokio::sync::oneshot::channel();
         self.spawn(async move {
             let _ = done.send(work.await);
         });
-        answer.await.map_err(|_| QemuError::Conflict("the driver is being closed".into()))?
+        answer.await.map_err(|_| E::from(QemuError::Conflict("the driver is being closed".into())))?
     }
 }
 
@@ -126,7 +126,7 @@ pub struct Guest {
     running: Mutex<Option<Running>>,
     addresses: Mutex<Addresses>,
     /// Held while the guest is started, shut down, rebooted or destroyed.
-    turn: tokio::sync::Mutex<()>,
+    pub(crate) turn: tokio::sync::Mutex<()>,
     /// Held while the document is written.
     writing: tokio::sync::Mutex<()>,
     /// Held by work on its files, which goes on when what began it is dropped.
@@ -134,7 +134,7 @@ pub struct Guest {
     /// Held while somebody talks with the agent.
     agent: tokio::sync::Mutex<()>,
     /// What is under way is to end: the guest is being destroyed.
-    ending: CancellationToken,
+    pub(crate) ending: CancellationToken,
 }
 
 /// QEMU, while it runs.
@@ -320,7 +320,7 @@ impl Guest {
         held(&self.addresses).known = outward.take(16).collect();
     }
 
-    fn socket(&self, name: &str) -> PathBuf {
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
         socket_in(self.place.as_fd(), name)
     }
 
@@ -328,13 +328,18 @@ impl Guest {
         self.state.send_replace(Observed { state, reason });
     }
 
+    /// What is seen of a guest that nobody watches yet.
+    pub(crate) fn is(&self, state: GuestState, reason: Option<String>) {
+        self.set(state, reason);
+    }
+
     /// Goes from one of these states to another, at once, or is a conflict.
-    fn shift(&self, from: &[GuestState], to: GuestState) -> Result<Observed, QemuError> {
+    pub(crate) fn shift(&self, from: &[GuestState], to: GuestState) -> Result<Observed, QemuError> {
         self.shift_because(from, to, None)
     }
 
     /// The same with a reason.
-    fn shift_because(&self, from: &[GuestState], to: GuestState, reason: Option<&str>) -> Result<Observed, QemuError> {
+    pub(crate) fn shift_because(&self, from: &[GuestState], to: GuestState, reason: Option<&str>) -> Result<Observed, QemuError> {
         let mut before = None;
         let moved = self.state.send_if_modified(|seen| {
             before = Some(seen.clone());
@@ -353,7 +358,7 @@ impl Guest {
 
     /// Runs work on the guest's files where it may block, one after the other, under the guest's lock. It is done to
     /// its end also when the caller is dropped: whoever comes next waits for that.
-    async fn files<T: Send + 'static>(
+    pub(crate) async fn files<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, QemuError> + Send + 'static,
     ) -> Result<T, QemuError> {
@@ -367,7 +372,7 @@ impl Guest {
     }
 
     /// Changes the document, durably.
-    async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
+    pub(crate) async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
         let _writing = self.writing.lock().await;
         let mut next = self.spec();
         if next.phase == Phase::Deleting {

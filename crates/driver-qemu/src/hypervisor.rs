@@ -5,8 +5,8 @@ use crate::host::{QemuHost, Seen};
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{
-    AbandonedExport, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
-    Inventory, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm,
+    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
+    InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::vm::PowerState;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        Capabilities { power: true, snapshots: true, instant: true, ..Capabilities::default() }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {
@@ -95,9 +95,41 @@ impl Hypervisor for QemuHypervisor {
     async fn begin_import(&self, _request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
         Err(DriverError::Unsupported("guests are not imported into this host yet".into()))
     }
+
+    async fn power(&self, request: PowerRequest) -> Result<(), DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(guest.power(request.action).await?)
+    }
+
+    async fn create_snapshot(&self, request: SnapshotRequest) -> Result<MachineSnapshot, DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(guest.create_snapshot(request).await?)
+    }
+
+    async fn list_snapshots(&self, vm: &str, incarnation: &str) -> Result<Vec<MachineSnapshot>, DriverError> {
+        Ok(self.host.guest(vm, incarnation).await?.list_snapshots())
+    }
+
+    async fn revert_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        let guest = self.host.guest(&snapshot.vm, &snapshot.incarnation).await?;
+        Ok(guest.revert_snapshot(&snapshot.snapshot).await?)
+    }
+
+    async fn delete_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        let guest = self.host.guest(&snapshot.vm, &snapshot.incarnation).await?;
+        Ok(guest.delete_snapshot(&snapshot.snapshot).await?)
+    }
+
+    async fn begin_instant(&self, request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {
+        Ok(Box::new(self.host.begin_instant(request).await?))
+    }
+
+    async fn abandon_instant(&self, instant: AbandonedInstant) -> Result<(), DriverError> {
+        self.host.abandon_instant(&instant.token, instant.fence).await
+    }
 }
 
-fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
+pub(crate) fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeVm {
     let disk = |disk: &crate::DiskSpec| NativeDisk {
         native_id: disk.id.clone(),
         name: disk.name.clone(),
@@ -127,7 +159,7 @@ fn machine(spec: &GuestSpec, power: PowerState, addresses: &[String]) -> NativeV
     }
 }
 
-fn power(state: GuestState) -> PowerState {
+pub(crate) fn power(state: GuestState) -> PowerState {
     match state {
         GuestState::Running | GuestState::Rebooting | GuestState::Stopping => PowerState::Running,
         GuestState::Paused => PowerState::Paused,

@@ -17,14 +17,17 @@ mod error;
 mod guest;
 mod host;
 mod hypervisor;
+mod instant;
 mod image;
 mod layout;
+mod power;
 mod process;
 mod programs;
 mod qga;
 mod qmp;
 mod seed;
 mod settings;
+mod snapshot;
 mod spec;
 mod wire;
 
@@ -40,5 +43,6 @@ pub use qga::{ExecResult, FreezeStatus, GuestAddress, GuestInterface, MOST_OUTPU
 pub use qmp::{BlockCounters, BlockStats, QemuVersion, Qmp, QmpError, QmpEvent, RunStatus};
 pub use settings::{AccelSetting, DiskMode, QemuSettings, SizeSetting};
 pub use spec::{
-    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, StopRecord,
+    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, InstantSpec, NicMode, NicSpec, Phase, Reverting, SPEC_VERSION,
+    SnapshotPhase, SnapshotSpec, StopRecord,
 };

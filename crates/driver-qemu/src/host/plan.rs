@@ -36,7 +36,7 @@ impl QemuHost {
         Ok(())
     }
 
-    pub(super) fn check_quota(&self, size: &SizeSetting, all: &[Seen]) -> Result<(), QemuError> {
+    pub(crate) fn check_quota(&self, size: &SizeSetting, all: &[Seen]) -> Result<(), QemuError> {
         let settings = &self.shared.settings;
         if all.len() as u64 >= settings.max_guests {
             return Err(QemuError::Quota(format!("this host may have {} guests", settings.max_guests)));
@@ -52,14 +52,7 @@ impl QemuHost {
     pub(super) fn plan(&self, wish: &NewGuest, size: &SizeSetting, template: &Template) -> GuestSpec {
         let (settings, ids) = (&self.shared.settings, &self.shared.ids);
         let uuid = ids.uuid();
-        let id = loop {
-            let mut bytes = [0; 6];
-            ids.fill(&mut bytes);
-            let id = bytes.iter().fold("i-".to_owned(), |id, byte| id + &format!("{byte:02x}"));
-            if !self.shared.layout.guest(&id).exists() {
-                break id;
-            }
-        };
+        let id = self.free_id();
         let (base, copy_of) = match settings.disk {
             DiskMode::Overlay => (template.chain.clone(), Vec::new()),
             DiskMode::Copy => (Vec::new(), template.chain.clone()),
@@ -96,10 +89,27 @@ impl QemuHost {
             metadata: wish.metadata.clone(),
             image: Some(template.id.clone()),
             size: Some(size.id.clone()),
+            instant: None,
+            snapshots: Vec::new(),
+            reverting: None,
             phase: Phase::Preparing,
             desired: Desired::Running,
             created_at: self.shared.clock.now(),
             last_stop: None,
+        }
+    }
+}
+
+impl QemuHost {
+    /// An id that no guest has.
+    pub(crate) fn free_id(&self) -> String {
+        loop {
+            let mut bytes = [0; 6];
+            self.shared.ids.fill(&mut bytes);
+            let id = bytes.iter().fold("i-".to_owned(), |id, byte| id + &format!("{byte:02x}"));
+            if !self.shared.layout.guest(&id).exists() {
+                break id;
+            }
         }
     }
 }
@@ -119,7 +129,7 @@ fn host_memory_mb() -> u64 {
     kilobytes.map_or(u64::MAX, |kilobytes| kilobytes >> 10)
 }
 
-pub(super) fn check_wish(wish: &NewGuest) -> Result<(), QemuError> {
+pub(crate) fn check_wish(wish: &NewGuest) -> Result<(), QemuError> {
     let wrong = |what: String| Err(QemuError::Invalid(what));
     let length = wish.name.chars().count();
     if length == 0 || length > LONGEST_NAME || wish.name.trim().is_empty() || wish.name.chars().any(char::is_control) {

@@ -143,7 +143,7 @@ impl State {
             problems: Vec::new(),
         };
         Self {
-            capabilities: Capabilities { changed_blocks: false, live_export: true, import: true, power: false },
+            capabilities: Capabilities { changed_blocks: false, live_export: true, import: true, power: false, ..Capabilities::default() },
             holds_moments: true,
             inventory,
             faults: Vec::new(),
