@@ -52,6 +52,9 @@ pub(crate) fn arguments(spec: &GuestSpec, layout: &Layout, accel: Accel, sandbox
     args.two("-object", json!({ "qom-type": "rng-builtin", "id": "rng0" }).to_string());
     args.device(json!({ "driver": "virtio-rng-pci", "id": "random0", "rng": "rng0" }));
     for (n, disk) in spec.disks.iter().enumerate() {
+        if spec.is_remote(&disk.id) {
+            args.two("-blockdev", backup(disk).to_string());
+        }
         args.two("-blockdev", node(spec, disk, layout).to_string());
         let mut device = json!({ "driver": "virtio-blk-pci", "id": device_name(disk), "drive": disk.id,
             "serial": disk.id, "bootindex": n });
@@ -127,16 +130,22 @@ fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
             }
             below = layer;
         }
-        node["backing"] = if spec.is_remote(&disk.id) { backup(disk) } else { below };
+        // By reference: given here, QEMU would add the name out of the header to it.
+        node["backing"] = if spec.is_remote(&disk.id) { backup_name(disk).into() } else { below };
     }
     node
+}
+
+/// The name of the node of a disk's data in a backup.
+pub(crate) fn backup_name(disk: &DiskSpec) -> String {
+    format!("{}-backup", disk.id)
 }
 
 /// The disk's data in a backup. QEMU works in the guest's directory, so that the socket's path is short.
 fn backup(disk: &DiskSpec) -> Value {
     json!({
         "driver": "nbd",
-        "node-name": format!("{}-backup", disk.id),
+        "node-name": backup_name(disk),
         "read-only": true,
         "server": { "type": "unix", "path": BACKUP },
         "export": disk.id,

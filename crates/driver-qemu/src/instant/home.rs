@@ -5,6 +5,7 @@
 //! document says so, and only then are the sources served no more.
 
 use crate::QemuError;
+use crate::command::backup_name;
 use crate::guest::Guest;
 use crate::qmp::Qmp;
 use portolan_driver::{DriverError, HomeObserver, HomeProgress};
@@ -93,6 +94,10 @@ impl Guest {
             flush(&qmp, &disk.id).await?;
             // It would be in the way of a job of the same name, and of nothing else.
             let _ = dismiss(&qmp, &disk.id).await;
+            if node(&look(&qmp).await?.1, &backup_name(disk)).is_some() {
+                let wish = json!({ "node-name": backup_name(disk) });
+                qmp.execute("blockdev-del", Some(wish)).await.map_err(QemuError::from)?;
+            }
         }
         self.is_newest(fence)?;
         let home = |spec: &mut crate::GuestSpec| {
@@ -123,27 +128,30 @@ fn part(so_far: HomeProgress, size: u64) -> u64 {
 
 async fn look(qmp: &Qmp) -> Result<(Value, Value), QemuError> {
     let jobs = qmp.execute("query-jobs", None).await?;
-    let nodes = qmp.execute("query-named-block-nodes", Some(json!({ "flat": true }))).await?;
+    let nodes = qmp.execute("query-named-block-nodes", None).await?;
     Ok((jobs, nodes))
 }
 
 fn state(disk: &str, jobs: &Value, nodes: &Value) -> Disk {
-    let backup = format!("{disk}-backup");
-    let node = |name: &str| nodes.as_array().into_iter().flatten().any(|node| node["node-name"] == name);
+    let is_home = node(nodes, disk).is_some_and(|node| node["backing_file_depth"] == 0);
     let name = job_of(disk);
     let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == name.as_str());
-    let Some(job) = job else { return if node(&backup) { Disk::Idle } else { Disk::Home } };
+    let Some(job) = job else { return if is_home { Disk::Home } else { Disk::Idle } };
     let so_far = HomeProgress {
         done: job["current-progress"].as_u64().unwrap_or(0),
         total: job["total-progress"].as_u64().unwrap_or(0),
     };
     match (job["status"].as_str().unwrap_or_default(), job["error"].as_str()) {
         ("concluded" | "null", Some(error)) => Disk::Failed(error.to_owned()),
-        ("concluded" | "null", None) if node(&backup) => Disk::Failed("it was cancelled".to_owned()),
-        ("concluded" | "null", None) => Disk::Home,
+        ("concluded" | "null", None) if is_home => Disk::Home,
+        ("concluded" | "null", None) => Disk::Failed("it was cancelled".to_owned()),
         ("paused" | "standby", _) => Disk::Halted(so_far),
         _ => Disk::Moving(so_far),
     }
+}
+
+fn node<'a>(nodes: &'a Value, name: &str) -> Option<&'a Value> {
+    nodes.as_array().into_iter().flatten().find(|node| node["node-name"] == name)
 }
 
 async fn begin(qmp: &Qmp, disk: &str) -> Result<(), QemuError> {
