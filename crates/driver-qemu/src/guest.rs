@@ -339,7 +339,12 @@ impl Guest {
     }
 
     /// The same with a reason.
-    pub(crate) fn shift_because(&self, from: &[GuestState], to: GuestState, reason: Option<&str>) -> Result<Observed, QemuError> {
+    pub(crate) fn shift_because(
+        &self,
+        from: &[GuestState],
+        to: GuestState,
+        reason: Option<&str>,
+    ) -> Result<Observed, QemuError> {
         let mut before = None;
         let moved = self.state.send_if_modified(|seen| {
             before = Some(seen.clone());

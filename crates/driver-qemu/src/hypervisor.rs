@@ -5,8 +5,9 @@ use crate::host::{QemuHost, Seen};
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{
-    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
-    InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef, SnapshotRequest,
+    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor,
+    ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeDatastore,
+    NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::vm::PowerState;
 use std::sync::Arc;

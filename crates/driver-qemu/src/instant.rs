@@ -16,9 +16,7 @@ use crate::guest::{Guest, GuestState, blocking};
 use crate::host::{QemuHost, Seen};
 use crate::hypervisor::{machine, power};
 use async_trait::async_trait;
-use portolan_driver::{
-    DriverError, HomeObserver, InstantRequest, InstantSession, NativeVm, Readiness, Ready,
-};
+use portolan_driver::{DriverError, HomeObserver, InstantRequest, InstantSession, NativeVm, Readiness, Ready};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

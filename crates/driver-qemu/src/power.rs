@@ -1,9 +1,9 @@
 //! Power: each action answers when it is done, and says so when it was not.
 
+use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::qga::ShutdownMode;
 use crate::spec::Desired;
-use crate::QemuError;
 use portolan_driver::PowerAction;
 use std::sync::Arc;
 use std::time::Duration;

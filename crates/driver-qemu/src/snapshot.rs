@@ -1,11 +1,11 @@
 //! Snapshots: within the disks, so that files and dirty bitmaps stay what they are. The guest's document says how far
 //! each is, before and after the disks are touched: what was cut off is done again or taken back.
 
+use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::process::Process;
 use crate::programs::run;
 use crate::spec::{DiskSpec, ImageFormat, Reverting, SnapshotPhase, SnapshotSpec};
-use crate::QemuError;
 use portolan_driver::{DriverError, MachineSnapshot, SnapshotRequest};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -114,9 +114,7 @@ impl Guest {
         if made.memory {
             return self.take_with_memory(made, &disks).await;
         }
-        let one = |disk: &DiskSpec| {
-            json!({ "type": "blockdev-snapshot-internal-sync", "data": { "device": disk.id, "name": made.id } })
-        };
+        let one = |disk: &DiskSpec| json!({ "type": "blockdev-snapshot-internal-sync", "data": { "device": disk.id, "name": made.id } });
         let actions: Vec<Value> = disks.iter().map(one).collect();
         let all = json!({ "actions": actions });
         qmp.execute_within("transaction", Some(all), DISK_LIMIT).await.map_err(QemuError::from)?;

@@ -38,7 +38,13 @@ async fn conforms() {
 async fn conforms_with_change_tracking() {
     driver::all(|| {
         let fake = FakeHypervisor::new();
-        fake.set_capabilities(Capabilities { changed_blocks: true, live_export: true, import: true, power: false, ..Capabilities::default() });
+        fake.set_capabilities(Capabilities {
+            changed_blocks: true,
+            live_export: true,
+            import: true,
+            power: false,
+            ..Capabilities::default()
+        });
         Fixture(fake)
     })
     .await;

@@ -116,7 +116,12 @@ impl Guest {
     }
 
     /// Has the agent do it, if there is one, and waits until `done` says whether that came to be.
-    pub(crate) async fn agent_does(&self, mode: ShutdownMode, limit: Duration, done: impl Future<Output = bool>) -> bool {
+    pub(crate) async fn agent_does(
+        &self,
+        mode: ShutdownMode,
+        limit: Duration,
+        done: impl Future<Output = bool>,
+    ) -> bool {
         let Ok(mut agent) = self.agent(AGENT_LIMIT.min(limit)).await else { return false };
         if agent.shutdown(mode).await.is_err() {
             return false;

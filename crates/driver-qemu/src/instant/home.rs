@@ -7,11 +7,13 @@
 use crate::QemuError;
 use crate::command::backup_name;
 use crate::guest::Guest;
-use crate::qmp::Qmp;
+use crate::qmp::{Qmp, QmpEvent};
 use portolan_driver::{DriverError, HomeObserver, HomeProgress};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::sleep;
 
 /// How often it is looked how far the data is.
@@ -19,6 +21,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// How often a job that cannot read is let go on, and how often in a row without getting anywhere.
 const AGAIN: Duration = Duration::from_millis(500);
 const MOST_TRIES: u32 = 60;
+/// How often jobs that failed are begun anew.
+const MOST_STARTS: usize = 3;
 
 /// How a disk is.
 enum Disk {
@@ -28,8 +32,6 @@ enum Disk {
     Moving(HomeProgress),
     /// A read or a write failed, and the job waits.
     Halted(HomeProgress),
-    /// The job ended without success.
-    Failed(String),
     /// There is no job.
     Idle,
 }
@@ -40,13 +42,14 @@ impl Guest {
         let spec = self.spec();
         let disks: Vec<_> = spec.disks.iter().filter(|disk| spec.is_remote(&disk.id)).collect();
         let total = disks.iter().map(|disk| disk.size_bytes).sum();
-        let (mut furthest, mut tries) = (0, 0);
+        let (mut furthest, mut tries, mut starts) = (0, 0, 0);
+        let mut events = qmp.events();
         loop {
             self.is_newest(fence)?;
             let (mut done, mut home, mut halted) = (0, 0, Vec::new());
-            let (jobs, nodes) = look(&qmp).await?;
+            let (jobs, stats) = look(&qmp).await?;
             for disk in &disks {
-                match state(&disk.id, &jobs, &nodes) {
+                match state(&disk.id, &jobs, &stats) {
                     Disk::Home => {
                         home += 1;
                         done += disk.size_bytes;
@@ -56,14 +59,15 @@ impl Guest {
                         done += part(so_far, disk.size_bytes);
                         halted.push(disk.id.as_str());
                     }
-                    Disk::Failed(reason) => {
-                        let _ = dismiss(&qmp, &disk.id).await;
-                        return Err(DriverError::Conflict(format!(
-                            "the data of the disk '{}' could not be brought home: {reason}",
-                            disk.name
-                        )));
+                    Disk::Idle => {
+                        starts += 1;
+                        if starts > disks.len() + MOST_STARTS {
+                            let why = failure(&mut events).unwrap_or_else(|| "QEMU does not say why".into());
+                            let disk = &disk.name;
+                            return Err(DriverError::Conflict(format!("the disk '{disk}' does not come home: {why}")));
+                        }
+                        begin(&qmp, &disk.id).await?;
                     }
-                    Disk::Idle => begin(&qmp, &disk.id).await?,
                 }
             }
             observer(HomeProgress { done, total });
@@ -92,9 +96,9 @@ impl Guest {
         }
         for disk in &disks {
             flush(&qmp, &disk.id).await?;
-            // It would be in the way of a job of the same name, and of nothing else.
-            let _ = dismiss(&qmp, &disk.id).await;
-            if node(&look(&qmp).await?.1, &backup_name(disk)).is_some() {
+            let wish = json!({ "query-nodes": true });
+            let nodes = qmp.execute("query-blockstats", Some(wish)).await.map_err(QemuError::from)?;
+            if node(&nodes, &backup_name(disk)).is_some() {
                 let wish = json!({ "node-name": backup_name(disk) });
                 qmp.execute("blockdev-del", Some(wish)).await.map_err(QemuError::from)?;
             }
@@ -128,41 +132,58 @@ fn part(so_far: HomeProgress, size: u64) -> u64 {
 
 async fn look(qmp: &Qmp) -> Result<(Value, Value), QemuError> {
     let jobs = qmp.execute("query-jobs", None).await?;
-    let nodes = qmp.execute("query-named-block-nodes", None).await?;
-    Ok((jobs, nodes))
+    // Not `query-named-block-nodes`: QEMU 10.0 dies of that while a job of this kind is ending.
+    let stats = qmp.execute("query-blockstats", None).await?;
+    Ok((jobs, stats))
 }
 
-fn state(disk: &str, jobs: &Value, nodes: &Value) -> Disk {
-    let is_home = node(nodes, disk).is_some_and(|node| node["backing_file_depth"] == 0);
+fn state(disk: &str, jobs: &Value, stats: &Value) -> Disk {
     let name = job_of(disk);
     let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == name.as_str());
-    let Some(job) = job else { return if is_home { Disk::Home } else { Disk::Idle } };
+    let Some(job) = job else {
+        // The counters of a node have those of what lies below it within them.
+        let alone = node(stats, disk).is_some_and(|node| node.get("backing").is_none());
+        return if alone { Disk::Home } else { Disk::Idle };
+    };
     let so_far = HomeProgress {
         done: job["current-progress"].as_u64().unwrap_or(0),
         total: job["total-progress"].as_u64().unwrap_or(0),
     };
-    match (job["status"].as_str().unwrap_or_default(), job["error"].as_str()) {
-        ("concluded" | "null", Some(error)) => Disk::Failed(error.to_owned()),
-        ("concluded" | "null", None) if is_home => Disk::Home,
-        ("concluded" | "null", None) => Disk::Failed("it was cancelled".to_owned()),
-        ("paused" | "standby", _) => Disk::Halted(so_far),
+    match job["status"].as_str() {
+        Some("paused" | "standby") => Disk::Halted(so_far),
         _ => Disk::Moving(so_far),
     }
 }
 
-fn node<'a>(nodes: &'a Value, name: &str) -> Option<&'a Value> {
-    nodes.as_array().into_iter().flatten().find(|node| node["node-name"] == name)
+/// The node of that name, wherever it is.
+fn node<'a>(stats: &'a Value, name: &str) -> Option<&'a Value> {
+    match stats {
+        Value::Array(all) => all.iter().find_map(|one| node(one, name)),
+        Value::Object(_) if stats["node-name"] == name => Some(stats),
+        Value::Object(one) => ["backing", "parent"].iter().find_map(|below| node(one.get(*below)?, name)),
+        _ => None,
+    }
 }
 
+/// The job goes when it ends: one that stays would be in everybody's way.
 async fn begin(qmp: &Qmp, disk: &str) -> Result<(), QemuError> {
-    let wish = json!({ "job-id": job_of(disk), "device": disk, "on-error": "stop", "auto-dismiss": false });
+    let wish = json!({ "job-id": job_of(disk), "device": disk, "on-error": "stop" });
     qmp.execute("block-stream", Some(wish)).await?;
     Ok(())
 }
 
-async fn dismiss(qmp: &Qmp, disk: &str) -> Result<(), QemuError> {
-    qmp.execute("job-dismiss", Some(json!({ "id": job_of(disk) }))).await?;
-    Ok(())
+/// What QEMU last said of a job that failed.
+fn failure(events: &mut broadcast::Receiver<QmpEvent>) -> Option<String> {
+    let mut last = None;
+    loop {
+        match events.try_recv() {
+            Ok(event) if event.name == "BLOCK_JOB_COMPLETED" => {
+                last = event.data["error"].as_str().map(str::to_owned).or(last);
+            }
+            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+            Err(_) => return last,
+        }
+    }
 }
 
 /// QEMU has no command of its own for this, short of holding the guest up.

@@ -151,8 +151,7 @@ fn is_free(mac: &str, all: &[Seen]) -> bool {
     let bytes: Vec<Option<u8>> =
         mac.split(':').map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect();
     let sound = bytes.len() == 6 && bytes.iter().all(Option::is_some) && bytes[0].is_some_and(|first| first & 1 == 0);
-    let taken = |seen: &Seen| {
-        seen.spec().is_some_and(|spec| spec.nics.iter().any(|nic| nic.mac.eq_ignore_ascii_case(mac)))
-    };
+    let taken =
+        |seen: &Seen| seen.spec().is_some_and(|spec| spec.nics.iter().any(|nic| nic.mac.eq_ignore_ascii_case(mac)));
     sound && !all.iter().any(taken)
 }

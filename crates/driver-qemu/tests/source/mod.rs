@@ -81,7 +81,8 @@ pub(crate) fn demo_backup(dir: &Path) -> PathBuf {
 }
 
 pub(crate) fn wish(name: &str, token: &str, fence: i64, sources: &[Arc<FileSource>]) -> InstantRequest {
-    let disk = |(n, source): (usize, &Arc<FileSource>)| InstantDisk { name: format!("disk{n}"), source: source.clone() };
+    let disk =
+        |(n, source): (usize, &Arc<FileSource>)| InstantDisk { name: format!("disk{n}"), source: source.clone() };
     InstantRequest {
         token: token.into(),
         fence,
