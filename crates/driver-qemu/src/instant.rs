@@ -21,6 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How long the monitor of a guest that was found may take to answer, and how often it is looked.
+const MONITOR_LIMIT: Duration = Duration::from_secs(60);
+const MONITOR_POLL: Duration = Duration::from_millis(20);
+/// How often a guest is started that does not stay.
+const MOST_STARTS: u32 = 2;
+
 /// What tokens of guests out of backups begin with: clouds have tokens of their own.
 const TOKEN: &str = "instant:";
 
@@ -61,17 +67,7 @@ impl QemuHost {
             return Ok(session);
         }
         session.serving = Some(self.serve(&guest, &wish.disks).await?);
-        match guest.observed().state {
-            // Just made.
-            GuestState::Pending => guest.begin(),
-            GuestState::Stopped | GuestState::Failed => guest.start().await?,
-            _ => {}
-        }
-        guest.comes_out_of(&[GuestState::Stopping]).await?;
-        if guest.observed().state == GuestState::Stopped {
-            guest.start().await?;
-        }
-        guest.runs().await?;
+        comes_up(&guest).await?;
         Ok(session)
     }
 
@@ -112,6 +108,35 @@ impl QemuHost {
         let Some(guest) = self.of_instant(token).await? else { return Ok(()) };
         admit(&guest, fence).await?;
         if guest.spec().is_remote_at_all() { self.destroy_instant(&guest).await } else { Ok(()) }
+    }
+}
+
+/// Starts the guest where that is to be done, and waits until it runs and its monitor answers. One that was found half
+/// started may wait for its backup, and may have given up by now.
+async fn comes_up(guest: &Arc<Guest>) -> Result<(), QemuError> {
+    use GuestState::{Failed, Pending, Rebooting, Running, Starting, Stopped, Stopping};
+    let until = Instant::now() + MONITOR_LIMIT;
+    let mut starts = 0;
+    loop {
+        match guest.observed().state {
+            // Just made.
+            Pending if starts == 0 => {
+                starts += 1;
+                guest.begin();
+                guest.comes_out_of(&[Pending, Starting]).await?;
+            }
+            Stopped | Failed if starts == MOST_STARTS => return guest.runs().await,
+            Stopped | Failed => {
+                starts += 1;
+                guest.start().await?;
+            }
+            Pending | Starting | Stopping => guest.comes_out_of(&[Pending, Starting, Stopping]).await?,
+            Running | Rebooting | GuestState::Paused => match guest.qmp() {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => tokio::time::sleep(MONITOR_POLL).await,
+            },
+        }
     }
 }
 
