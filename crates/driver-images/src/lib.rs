@@ -77,7 +77,13 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
 #[async_trait]
 impl Hypervisor for ImagesHypervisor {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { changed_blocks: false, live_export: false, import: true, power: false }
+        Capabilities {
+            changed_blocks: false,
+            live_export: false,
+            import: true,
+            power: false,
+            ..Capabilities::default()
+        }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {

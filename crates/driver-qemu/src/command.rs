@@ -2,13 +2,19 @@
 //! no character in a path or a name means anything.
 
 use crate::accel::Accel;
-use crate::layout::{CONSOLE, Layout, PID, QGA, QMP, QMP2, SEED};
+use crate::layout::{BACKUP, CONSOLE, Layout, PID, QGA, QMP, QMP2, SEED};
 use crate::spec::{DiskSpec, GuestSpec, ImageFormat, NicMode};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// The channel that guest agents listen on.
 const AGENT: &str = "org.qemu.guest_agent.0";
+
+/// For how many seconds QEMU may try to open a backup.
+const OPEN_LIMIT: u32 = 10;
+/// For how many seconds reads wait when a backup went away. After that the guest stands still: were they to wait on,
+/// so would QEMU itself, in all that has to wait for its disks.
+const RECONNECT_LIMIT: u32 = 5;
 
 /// The arguments. QEMU must run in the guest's directory: its sockets are named relative to that, because the path of
 /// a socket may not be long.
@@ -46,9 +52,18 @@ pub(crate) fn arguments(spec: &GuestSpec, layout: &Layout, accel: Accel, sandbox
     args.two("-object", json!({ "qom-type": "rng-builtin", "id": "rng0" }).to_string());
     args.device(json!({ "driver": "virtio-rng-pci", "id": "random0", "rng": "rng0" }));
     for (n, disk) in spec.disks.iter().enumerate() {
+        if spec.is_remote(&disk.id) {
+            args.two("-blockdev", backup(disk).to_string());
+        }
         args.two("-blockdev", node(spec, disk, layout).to_string());
-        args.device(json!({ "driver": "virtio-blk-pci", "id": device_name(disk), "drive": disk.id,
-            "serial": disk.id, "bootindex": n }));
+        let mut device = json!({ "driver": "virtio-blk-pci", "id": device_name(disk), "drive": disk.id,
+            "serial": disk.id, "bootindex": n });
+        if spec.is_remote(&disk.id) {
+            // When the backup is not to be had for a while, the guest is to stand still and not to see errors.
+            device["rerror"] = "stop".into();
+            device["werror"] = "stop".into();
+        }
+        args.device(device);
     }
     if spec.seed {
         let file = json!({ "driver": "file", "filename": text(&layout.guest(&spec.id).join(SEED)) });
@@ -71,6 +86,9 @@ pub(crate) fn arguments(spec: &GuestSpec, layout: &Layout, accel: Accel, sandbox
         };
         args.two("-netdev", network.to_string());
         args.device(json!({ "driver": "virtio-net-pci", "id": format!("nic{n}"), "netdev": id, "mac": nic.mac }));
+    }
+    if let Some(reverting) = spec.reverting.as_ref().filter(|reverting| reverting.load) {
+        args.two("-loadvm", reverting.snapshot.clone());
     }
     args.0
 }
@@ -122,9 +140,28 @@ pub(crate) fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value 
             }
             below = layer;
         }
-        node["backing"] = below;
+        // By reference: given here, QEMU would add the name out of the header to it.
+        node["backing"] = if spec.is_remote(&disk.id) { backup_name(disk).into() } else { below };
     }
     node
+}
+
+/// The name of the node of a disk's data in a backup.
+pub(crate) fn backup_name(disk: &DiskSpec) -> String {
+    format!("{}-backup", disk.id)
+}
+
+/// The disk's data in a backup. QEMU works in the guest's directory, so that the socket's path is short.
+fn backup(disk: &DiskSpec) -> Value {
+    json!({
+        "driver": "nbd",
+        "node-name": backup_name(disk),
+        "read-only": true,
+        "server": { "type": "unix", "path": BACKUP },
+        "export": disk.id,
+        "open-timeout": OPEN_LIMIT,
+        "reconnect-delay": RECONNECT_LIMIT,
+    })
 }
 
 /// The driver's root is text: its settings say so.
@@ -197,6 +234,9 @@ mod tests {
             metadata: Extra::new(),
             image: None,
             size: None,
+            instant: None,
+            snapshots: Vec::new(),
+            reverting: None,
             phase: Phase::Ready,
             desired: Desired::Running,
             created_at: Timestamp::from_millis(0),

@@ -74,15 +74,15 @@ impl Shared {
     }
 
     /// Runs `work` to its end also when the caller gives up.
-    pub(crate) async fn detached<T: Send + 'static>(
+    pub(crate) async fn detached<T: Send + 'static, E: From<QemuError> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, QemuError>> + Send + 'static,
-    ) -> Result<T, QemuError> {
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         let (done, answer) = tokio::sync::oneshot::channel();
         self.spawn(async move {
             let _ = done.send(work.await);
         });
-        answer.await.map_err(|_| QemuError::Conflict("the driver is being closed".into()))?
+        answer.await.map_err(|_| E::from(QemuError::Conflict("the driver is being closed".into())))?
     }
 }
 
@@ -148,7 +148,7 @@ pub struct Guest {
     /// Held while somebody talks with the agent.
     agent: tokio::sync::Mutex<()>,
     /// What is under way is to end: the guest is being destroyed.
-    ending: CancellationToken,
+    pub(crate) ending: CancellationToken,
     /// Held while an export is opened or let go of.
     pub(crate) exports: tokio::sync::Mutex<()>,
     /// The export that somebody in this process holds.
@@ -355,13 +355,23 @@ impl Guest {
         self.state.send_replace(Observed { state, reason });
     }
 
+    /// What is seen of a guest that nobody watches yet.
+    pub(crate) fn is(&self, state: GuestState, reason: Option<String>) {
+        self.set(state, reason);
+    }
+
     /// Goes from one of these states to another, at once, or is a conflict.
-    fn shift(&self, from: &[GuestState], to: GuestState) -> Result<Observed, QemuError> {
+    pub(crate) fn shift(&self, from: &[GuestState], to: GuestState) -> Result<Observed, QemuError> {
         self.shift_because(from, to, None)
     }
 
     /// The same with a reason.
-    fn shift_because(&self, from: &[GuestState], to: GuestState, reason: Option<&str>) -> Result<Observed, QemuError> {
+    pub(crate) fn shift_because(
+        &self,
+        from: &[GuestState],
+        to: GuestState,
+        reason: Option<&str>,
+    ) -> Result<Observed, QemuError> {
         let mut before = None;
         let moved = self.state.send_if_modified(|seen| {
             before = Some(seen.clone());

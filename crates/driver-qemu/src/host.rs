@@ -1,10 +1,11 @@
 //! The host: all guests under one directory, those of this process and those of others.
 
-mod plan;
+pub(crate) mod plan;
 
 use crate::accel::AccelChoice;
 use crate::guest::{Guest, GuestState, Observed, Shared, blocking};
 use crate::image::{self, Template};
+use crate::instant::Serving;
 use crate::layout::{LOCK, Layout, SEED, open_private, sync_dir, write_durably};
 use crate::process;
 use crate::programs::Programs;
@@ -15,7 +16,7 @@ use portolan_driver::Extra;
 use portolan_model::{Clock, IdSource};
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +67,8 @@ pub struct QemuHost {
     guests: Mutex<BTreeMap<String, Arc<Guest>>>,
     /// Templates that were looked at, by the files they are made of.
     confirmed: Mutex<Vec<Vec<BaseFile>>>,
+    /// Data in backups that is being served to guests, by their ids.
+    pub(crate) serving: Mutex<BTreeMap<String, Weak<Serving>>>,
     /// Held while guests are looked for, made and forgotten.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -110,6 +113,7 @@ impl QemuHost {
             shared,
             guests: Mutex::default(),
             confirmed: Mutex::default(),
+            serving: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         });
         let turn = host.turn.lock().await;
@@ -157,7 +161,9 @@ impl QemuHost {
 
     async fn list_now(&self) -> Result<Vec<Seen>, QemuError> {
         let _turn = self.turn.lock().await;
-        self.look(false).await
+        let mut all = self.look(false).await?;
+        all.retain(|seen| !seen.spec().is_some_and(|spec| spec.is_hidden()));
+        Ok(all)
     }
 
     /// Looks at the directory. `opening`: the lock over it is held, and what was left half done is ended.
@@ -190,7 +196,8 @@ impl QemuHost {
                 // Its making was cut off before it was written down; somebody else's may be under way.
                 (None, Some(_)) if opening => layout.remove_directory(&name).map(|()| Ok(None)),
                 (None, _) => Ok(Ok(None)),
-                (Some(spec), Some(_)) if spec.phase == Phase::Deleting => {
+                // So is a trial whose owner is gone.
+                (Some(spec), Some(_)) if spec.phase == Phase::Deleting || spec.is_hidden() => {
                     if let Some(process) = process::find(&dir, spec.uuid) {
                         process.kill();
                     }
@@ -220,6 +227,10 @@ impl QemuHost {
         let should_run = spec.desired == Desired::Running;
         let first = match (&spec.phase, &process) {
             (_, Some(_)) => seen(GuestState::Starting, None),
+            // Whoever made it begins it again, with the backup that its data is in.
+            (Phase::Preparing, None) if spec.is_remote_at_all() => {
+                seen(GuestState::Stopped, Some("the backup that its data is in is not served".into()))
+            }
             (Phase::Preparing, None) => seen(GuestState::Pending, None),
             (Phase::Failed(reason), None) => seen(GuestState::Failed, Some(reason.clone())),
             (_, None) if should_run => {
@@ -227,19 +238,22 @@ impl QemuHost {
             }
             (_, None) => seen(GuestState::Stopped, spec.last_stop.as_ref().map(|stop| stop.reason.clone())),
         };
-        let (state, phase) = (first.state, spec.phase.clone());
+        let (state, phase, goes_back) = (first.state, spec.phase.clone(), spec.reverting.is_some());
+        let far = spec.is_remote_at_all();
         let guest = Guest::new(self.shared.clone(), spec, lock, first)?;
         self.guests().insert(id, guest.clone());
-        if let Some(process) = process {
+        if goes_back && phase == Phase::Ready {
+            guest.begin_to_go_back(process).await;
+        } else if let Some(process) = process {
             guest.adopt(process).await;
         } else if phase == Phase::Ready {
             self.shared.spawn(crate::export::recover(guest.clone()));
         }
-        if runs {
+        if runs || goes_back {
             // It goes on as it is.
-        } else if phase == Phase::Preparing {
+        } else if phase == Phase::Preparing && state == GuestState::Pending {
             guest.begin();
-        } else if state == GuestState::Stopped && should_run && self.shared.settings.restart_guests {
+        } else if state == GuestState::Stopped && should_run && !far && self.shared.settings.restart_guests {
             // One that cannot be started is no reason not to have the others.
             if let Err(error) = guest.start().await {
                 tracing::warn!(guest = guest.id(), error = error.text(), "a guest was not started");
@@ -309,6 +323,13 @@ impl QemuHost {
         } else {
             None
         };
+        let guest = self.write_down(spec, seed).await?;
+        guest.begin();
+        Ok(Seen::Own(guest))
+    }
+
+    /// Makes a guest's directory and document. It is not begun yet. The lock over the directory is held.
+    pub(crate) async fn write_down(&self, spec: GuestSpec, seed: Option<Vec<u8>>) -> Result<Arc<Guest>, QemuError> {
         let (layout, written) = (self.shared.layout.clone(), spec.clone());
         let lock = blocking(move || {
             let dir = layout.guest(&written.id);
@@ -335,8 +356,7 @@ impl QemuHost {
         let id = spec.id.clone();
         let guest = Guest::new(self.shared.clone(), spec, lock, Observed { state: GuestState::Pending, reason: None })?;
         self.guests().insert(id, guest.clone());
-        guest.begin();
-        Ok(Seen::Own(guest))
+        Ok(guest)
     }
 
     /// Destroys a guest with its disks.

@@ -7,8 +7,9 @@ use crate::import;
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{
-    AbandonedExport, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor, ImportRequest, ImportSession,
-    Inventory, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm,
+    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor,
+    ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeDatastore,
+    NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::vm::PowerState;
 use std::sync::Arc;
@@ -59,8 +60,14 @@ impl QemuHypervisor {
 #[async_trait]
 impl Hypervisor for QemuHypervisor {
     fn capabilities(&self) -> Capabilities {
-        // Guests are started and stopped by way of the cloud.
-        Capabilities { changed_blocks: true, live_export: true, import: true, power: false }
+        Capabilities {
+            changed_blocks: true,
+            live_export: true,
+            import: true,
+            power: true,
+            snapshots: true,
+            instant: true,
+        }
     }
 
     async fn inventory(&self) -> Result<Inventory, DriverError> {
@@ -89,6 +96,13 @@ impl Hypervisor for QemuHypervisor {
 
     async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
         let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        let spec = guest.spec();
+        if spec.is_remote_at_all() {
+            return Err(DriverError::Conflict("the guest runs from a backup: its data comes home first".into()));
+        }
+        if spec.reverting.is_some() {
+            return Err(DriverError::Conflict("the guest goes back to a snapshot just now".into()));
+        }
         Ok(Box::new(export::open(guest, request).await?))
     }
 
@@ -103,6 +117,38 @@ impl Hypervisor for QemuHypervisor {
 
     async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError> {
         Ok(Box::new(import::begin(self.host.clone(), request).await?))
+    }
+
+    async fn power(&self, request: PowerRequest) -> Result<(), DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(guest.power(request.action).await?)
+    }
+
+    async fn create_snapshot(&self, request: SnapshotRequest) -> Result<MachineSnapshot, DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        Ok(guest.create_snapshot(request).await?)
+    }
+
+    async fn list_snapshots(&self, vm: &str, incarnation: &str) -> Result<Vec<MachineSnapshot>, DriverError> {
+        Ok(self.host.guest(vm, incarnation).await?.list_snapshots())
+    }
+
+    async fn revert_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        let guest = self.host.guest(&snapshot.vm, &snapshot.incarnation).await?;
+        Ok(guest.revert_snapshot(&snapshot.snapshot).await?)
+    }
+
+    async fn delete_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        let guest = self.host.guest(&snapshot.vm, &snapshot.incarnation).await?;
+        Ok(guest.delete_snapshot(&snapshot.snapshot).await?)
+    }
+
+    async fn begin_instant(&self, request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {
+        Ok(Box::new(self.host.begin_instant(request).await?))
+    }
+
+    async fn abandon_instant(&self, instant: AbandonedInstant) -> Result<(), DriverError> {
+        self.host.abandon_instant(&instant.token, instant.fence).await
     }
 }
 

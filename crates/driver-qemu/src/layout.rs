@@ -8,6 +8,7 @@
 //!                      /lock                    held by the Portolan node that owns it
 //!                      /qmp.sock qmp2.sock      monitors: the driver's, and one for backups
 //!                      /qga.sock qemu.pid       the agent's channel; QEMU's process id
+//!                      /backup.sock             its data, while that is in a backup
 //!                      /console.log qemu.log    the serial line; what QEMU complains
 //!                      /seed.img                for cloud-init
 //!                      /export.json …           an export, see [`crate::export`]; `checkpoints.json`
@@ -26,6 +27,8 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const QMP: &str = "qmp.sock";
 pub(crate) const QMP2: &str = "qmp2.sock";
 pub(crate) const QGA: &str = "qga.sock";
+/// Where the data of a guest that runs from a backup is served.
+pub(crate) const BACKUP: &str = "backup.sock";
 pub(crate) const PID: &str = "qemu.pid";
 pub(crate) const CONSOLE: &str = "console.log";
 pub(crate) const LOG: &str = "qemu.log";
@@ -183,7 +186,7 @@ impl Layout {
     /// Removes a guest whose process is gone: disks first, so that nothing is left that nobody names. The caller
     /// holds its lock, and its document says that it is being deleted.
     pub(crate) fn remove_guest(&self, spec: &GuestSpec) -> Result<(), QemuError> {
-        debug_assert!(spec.phase == Phase::Deleting, "marked first");
+        debug_assert!(spec.phase == Phase::Deleting || spec.is_hidden(), "marked first");
         let mut stores: Vec<&str> = spec.disks.iter().map(|disk| disk.datastore.as_str()).collect();
         stores.sort_unstable();
         stores.dedup();

@@ -21,13 +21,16 @@ mod host;
 mod hypervisor;
 mod image;
 mod import;
+mod instant;
 mod layout;
+mod power;
 mod process;
 mod programs;
 mod qga;
 mod qmp;
 mod seed;
 mod settings;
+mod snapshot;
 mod spec;
 mod wire;
 
@@ -43,5 +46,6 @@ pub use qga::{ExecResult, FreezeStatus, GuestAddress, GuestInterface, MOST_OUTPU
 pub use qmp::{BlockCounters, BlockStats, QemuVersion, Qmp, QmpError, QmpEvent, RunStatus};
 pub use settings::{AccelSetting, DiskMode, QemuSettings, SizeSetting};
 pub use spec::{
-    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, NicMode, NicSpec, Phase, SPEC_VERSION, StopRecord,
+    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, InstantSpec, NicMode, NicSpec, Phase, Reverting,
+    SPEC_VERSION, SnapshotPhase, SnapshotSpec, StopRecord,
 };

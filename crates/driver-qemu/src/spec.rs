@@ -50,6 +50,15 @@ pub struct GuestSpec {
     /// Id of the size that it was made in.
     #[serde(default)]
     pub size: Option<String>,
+    /// How it came out of a backup, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instant: Option<InstantSpec>,
+    /// Its snapshots, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotSpec>,
+    /// The snapshot that it is being reverted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverting: Option<Reverting>,
     /// How far its making is.
     pub phase: Phase,
     /// What was last asked for.
@@ -147,6 +156,79 @@ pub struct DiskSpec {
     /// The image that it is a copy of.
     #[serde(default)]
     pub copy_of: Vec<BaseFile>,
+}
+
+/// How a guest comes out of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstantSpec {
+    /// The newest fence that was seen.
+    pub fence: i64,
+    /// It is a trial: nobody sees it, and it goes with who made it.
+    #[serde(default)]
+    pub isolated: bool,
+    /// The ids of the disks whose data is still in the backup: each lies over an export of its id, on the socket
+    /// `backup.sock`. Without any, the guest stands alone.
+    #[serde(default)]
+    pub remote: Vec<String>,
+}
+
+/// A snapshot of a guest: one within each of its disks, all by its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotSpec {
+    /// The id.
+    pub id: String,
+    /// The token that it was made with.
+    pub token: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Whether the first disk holds the guest's memory.
+    #[serde(default)]
+    pub memory: bool,
+    /// How far it is.
+    pub phase: SnapshotPhase,
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotPhase {
+    /// Some disks may have it.
+    Making,
+    /// All disks have it.
+    Ready,
+    /// Some disks may have it no more.
+    Deleting,
+}
+
+/// A way back that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverting {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// Whether the guest is started then.
+    pub start: bool,
+    /// The disks are what they were: what is left is to load the memory when it is started.
+    #[serde(default)]
+    pub load: bool,
+}
+
+impl GuestSpec {
+    /// Whether it is a trial, which is in no listing.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.instant.as_ref().is_some_and(|instant| instant.isolated)
+    }
+
+    /// Whether any of its data is still in a backup.
+    pub(crate) fn is_remote_at_all(&self) -> bool {
+        self.instant.as_ref().is_some_and(|instant| !instant.remote.is_empty())
+    }
+
+    /// Whether the disk's data is still in a backup.
+    pub(crate) fn is_remote(&self, disk: &str) -> bool {
+        self.instant.as_ref().is_some_and(|instant| instant.remote.iter().any(|id| id == disk))
+    }
 }
 
 /// A file that a disk was made of.

@@ -1,6 +1,9 @@
 //! The hypervisor port.
 
 use crate::DriverError;
+use crate::machine::{
+    AbandonedInstant, InstantRequest, InstantSession, MachineSnapshot, PowerRequest, SnapshotRef, SnapshotRequest,
+};
 use async_trait::async_trait;
 use portolan_block::{BlockSink, BlockSource};
 use portolan_model::policy::Consistency;
@@ -21,6 +24,12 @@ pub struct Capabilities {
     pub import: bool,
     /// Machines can be started and stopped.
     pub power: bool,
+    /// Machines have snapshots that they can be reverted to.
+    #[serde(default)]
+    pub snapshots: bool,
+    /// Machines can run from a backup.
+    #[serde(default)]
+    pub instant: bool,
 }
 
 /// A hypervisor platform. Native ids are the platform's own; they are never keys in Portolan.
@@ -47,6 +56,44 @@ pub trait Hypervisor: Send + Sync {
     /// Calling it again with the same `token` continues the same import; one with an older fence than the newest
     /// seen is [`DriverError::Fenced`].
     async fn begin_import(&self, request: ImportRequest) -> Result<Box<dyn ImportSession>, DriverError>;
+
+    /// Turns a machine on or off. Needs [`Capabilities::power`].
+    async fn power(&self, _request: PowerRequest) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported("machines are not turned on and off".into()))
+    }
+
+    /// Makes a snapshot of a machine, whether it runs or not. Needs [`Capabilities::snapshots`].
+    async fn create_snapshot(&self, _request: SnapshotRequest) -> Result<MachineSnapshot, DriverError> {
+        Err(DriverError::Unsupported("snapshots".into()))
+    }
+
+    /// The machine's snapshots, the oldest first.
+    async fn list_snapshots(&self, _vm: &str, _incarnation: &str) -> Result<Vec<MachineSnapshot>, DriverError> {
+        Err(DriverError::Unsupported("snapshots".into()))
+    }
+
+    /// Makes a machine's disks what they were. A machine that runs is turned off for that, and runs again afterwards.
+    /// The snapshot stays, and so do later ones. An incremental export after this may say [`Changes::Lost`].
+    async fn revert_snapshot(&self, _snapshot: SnapshotRef) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported("snapshots".into()))
+    }
+
+    /// Deletes a snapshot; the machine is as it was. One that is not there is fine.
+    async fn delete_snapshot(&self, _snapshot: SnapshotRef) -> Result<(), DriverError> {
+        Err(DriverError::Unsupported("snapshots".into()))
+    }
+
+    /// Makes a machine that runs from a backup, or goes on with that of the same `token`: its sources are served
+    /// again, and it is started when it does not run. Answers when it runs. An older fence than the newest seen is
+    /// [`DriverError::Fenced`]. Needs [`Capabilities::instant`].
+    async fn begin_instant(&self, _request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {
+        Err(DriverError::Unsupported("machines that run from a backup".into()))
+    }
+
+    /// Does what [`InstantSession::abort`] does, without a session. Fine where there is no such machine.
+    async fn abandon_instant(&self, _instant: AbandonedInstant) -> Result<(), DriverError> {
+        Ok(())
+    }
 }
 
 /// A complete listing.

@@ -10,6 +10,7 @@ mod dummy;
 mod error;
 mod faults;
 mod hypervisor;
+mod machine;
 mod registry;
 mod relogin;
 mod retrying;
@@ -23,6 +24,10 @@ pub use hypervisor::{
     AbandonedExport, Capabilities, Changes, DiskImport, ExportRequest, ExportSession, Exported, ExportedDisk,
     Hypervisor, ImportRequest, ImportSession, Inventory, NativeCluster, NativeDatastore, NativeDisk, NativeHost,
     NativeNic, NativeVm,
+};
+pub use machine::{
+    AbandonedInstant, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot,
+    PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
 };
 pub use registry::{Clouds, Hypervisors, Registry};
 pub use relogin::{Granted, Login, Relogin};

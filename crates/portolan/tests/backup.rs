@@ -12,7 +12,14 @@ use portolan_testkit::fake_hypervisor::Call;
 use world::{World, content, me, request, restore_of};
 
 /// A platform that says what changed.
-const TRACKING: Capabilities = Capabilities { changed_blocks: true, live_export: true, import: true, power: false };
+const TRACKING: Capabilities = Capabilities {
+    changed_blocks: true,
+    live_export: true,
+    import: true,
+    power: false,
+    snapshots: false,
+    instant: false,
+};
 
 fn kinds(tasks: &[Task]) -> Vec<&str> {
     let mut kinds: Vec<&str> = tasks.iter().map(|t| t.new.kind.as_str()).collect();

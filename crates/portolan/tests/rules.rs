@@ -40,7 +40,13 @@ async fn lab(disks: &[(&str, Vec<u8>)]) -> (World, VmId, String) {
 }
 
 fn track_changes(world: &World) {
-    world.fake.set_capabilities(Capabilities { changed_blocks: true, live_export: true, import: true, power: false });
+    world.fake.set_capabilities(Capabilities {
+        changed_blocks: true,
+        live_export: true,
+        import: true,
+        power: false,
+        ..Capabilities::default()
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 
 mod export;
 mod import;
+mod machine;
 
 use async_trait::async_trait;
 use portolan_block::{BlockSource, ExtentKind};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use export::*;
 pub use import::*;
+pub use machine::*;
 
 /// A platform that a test can change behind the driver's back.
 #[async_trait]
@@ -51,6 +53,7 @@ pub async fn all<F: HypervisorFixture>(make: impl Fn() -> F) {
     } else {
         import_is_unsupported(&make()).await;
     }
+    unsupported_machines(&make()).await;
 }
 
 /// Bytes that differ from block to block and from seed to seed; never zero.

@@ -5,14 +5,16 @@
 //! restarts Portolan by dropping everything else. Export sessions and imports survive such a restart, as the port
 //! asks.
 
+mod machine;
 mod state;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, MemorySource, check_range};
 use portolan_driver::{
-    AbandonedExport, Capabilities, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk, Hypervisor,
-    ImportRequest, ImportSession, Inventory, NativeVm,
+    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk,
+    Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeVm,
+    PowerRequest, Readiness, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::policy::Consistency;
 use state::{Fault, Gate, Import, State};
@@ -47,6 +49,16 @@ pub enum Call {
     Committed,
     /// [`ImportSession::abort`].
     Abort,
+    /// [`Hypervisor::power`].
+    Power,
+    /// [`Hypervisor::create_snapshot`], [`Hypervisor::revert_snapshot`], [`Hypervisor::delete_snapshot`].
+    Snapshot,
+    /// [`Hypervisor::begin_instant`].
+    BeginInstant,
+    /// [`portolan_driver::InstantSession::bring_home`], before each piece that is read.
+    BringHome,
+    /// [`portolan_driver::InstantSession::ready`].
+    Ready,
 }
 
 /// One read of an exported disk.
@@ -231,6 +243,16 @@ impl FakeHypervisor {
         self.lock().exports.keys().cloned().collect()
     }
 
+    /// Tokens of the machines that run from a backup, and do not stand alone yet.
+    pub fn open_instants(&self) -> Vec<String> {
+        self.lock().machines.open()
+    }
+
+    /// What [`portolan_driver::InstantSession::ready`] answers from now on; at first that a machine is ready at once.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.lock().machines.readiness = readiness;
+    }
+
     /// Tokens of the imports that were begun and neither committed nor aborted.
     pub fn pending_imports(&self) -> Vec<String> {
         self.lock().imports.iter().filter(|(_, i)| i.committed.is_none()).map(|(token, _)| token.clone()).collect()
@@ -318,6 +340,40 @@ impl Hypervisor for FakeHypervisor {
         }
         self.lock().begin_import(&request)?;
         Ok(Box::new(FakeImport { platform: self.clone(), token: request.token, fence: request.fence }))
+    }
+
+    async fn power(&self, request: PowerRequest) -> Result<(), DriverError> {
+        self.enter(Call::Power).await?;
+        self.lock().power(&request)
+    }
+
+    async fn create_snapshot(&self, request: SnapshotRequest) -> Result<MachineSnapshot, DriverError> {
+        self.enter(Call::Snapshot).await?;
+        self.lock().create_snapshot(request)
+    }
+
+    async fn list_snapshots(&self, vm: &str, incarnation: &str) -> Result<Vec<MachineSnapshot>, DriverError> {
+        self.lock().list_snapshots(vm, incarnation)
+    }
+
+    async fn revert_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        self.enter(Call::Snapshot).await?;
+        self.lock().revert_snapshot(&snapshot)
+    }
+
+    async fn delete_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
+        self.enter(Call::Snapshot).await?;
+        self.lock().delete_snapshot(&snapshot)
+    }
+
+    async fn begin_instant(&self, request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {
+        self.enter(Call::BeginInstant).await?;
+        Ok(Box::new(machine::FakeInstant::begin(self, request).await?))
+    }
+
+    async fn abandon_instant(&self, instant: AbandonedInstant) -> Result<(), DriverError> {
+        self.enter(Call::Abort).await?;
+        self.lock().end_instant(&instant.token, instant.fence)
     }
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use portolan_block::BlockError;
 use portolan_driver::{Capabilities, DriverError, Hypervisor};
-use portolan_testkit::driver::{self, HypervisorFixture, export_request, import_request, pattern};
+use portolan_testkit::driver::{self, HypervisorFixture, MachineFixture, export_request, import_request, pattern};
 use portolan_testkit::fake_hypervisor::{Call, FakeHypervisor};
 use std::sync::Arc;
 
@@ -38,7 +38,36 @@ async fn conforms() {
 async fn conforms_with_change_tracking() {
     driver::all(|| {
         let fake = FakeHypervisor::new();
-        fake.set_capabilities(Capabilities { changed_blocks: true, live_export: true, import: true, power: false });
+        fake.set_capabilities(Capabilities {
+            changed_blocks: true,
+            live_export: true,
+            import: true,
+            power: false,
+            ..Capabilities::default()
+        });
+        Fixture(fake)
+    })
+    .await;
+}
+
+#[async_trait]
+impl MachineFixture for Fixture {
+    async fn disk(&self, vm: &str, disk: &str) -> Vec<u8> {
+        let vm = self.0.vm_named(vm).expect("a machine");
+        self.0.disk(&vm.native_id, disk).expect("a disk")
+    }
+}
+
+#[tokio::test]
+async fn machines_conform() {
+    driver::machines_all(|| Fixture(FakeHypervisor::new())).await;
+}
+
+#[tokio::test]
+async fn machines_conform_without_any_of_it() {
+    driver::machines_all(|| {
+        let fake = FakeHypervisor::new();
+        fake.set_capabilities(Capabilities::default());
         Fixture(fake)
     })
     .await;

@@ -114,12 +114,13 @@ impl Guest {
         self.shared.spawn(async move { guest.watch(process, child, qmp).await });
     }
 
-    pub(super) async fn find_process(&self) -> Result<Option<Process>, QemuError> {
+    pub(crate) async fn find_process(&self) -> Result<Option<Process>, QemuError> {
         let (dir, uuid) = (self.dir.clone(), self.spec().uuid);
         blocking(move || Ok(process::find(&dir, uuid))).await
     }
 
     async fn start_qemu(&self) -> Result<(Process, Option<Child>, Qmp), QemuError> {
+        self.go_back().await?;
         let (shared, spec) = (&self.shared, self.spec());
         let (layout, disks, dir) = (shared.layout.clone(), spec.disks.clone(), self.dir.clone());
         self.files(move || {
@@ -134,9 +135,14 @@ impl Guest {
         let args = arguments(&spec, &shared.layout, accel, settings.sandbox);
         let mut child = process::spawn(&shared.programs, &self.dir, &args)?;
         match self.monitor_of(&mut child).await {
-            Ok((process, qmp)) => Ok((process, Some(child), qmp)),
+            Ok((process, qmp)) => {
+                self.has_gone_back().await?;
+                Ok((process, Some(child), qmp))
+            }
             Err(error) => {
                 let _ = child.kill().await;
+                // Memory that it did not take is not tried again: the next start boots from the disks.
+                self.has_gone_back().await?;
                 Err(error)
             }
         }
@@ -217,7 +223,11 @@ impl Guest {
         }
         let mut create = qemu_img();
         create.args(["create", "-q", "-f", disk.format.name()]);
-        if let Some(base) = disk.base.first() {
+        if self.spec().is_remote(&disk.id) {
+            // For other programs: they must fail, and not take what is missing for zeros.
+            let below = format!("nbd+unix:///{}?socket={}", disk.id, layout::BACKUP);
+            create.args(["-u", "-F", "raw", "-b", &below]);
+        } else if let Some(base) = disk.base.first() {
             // The name in the header is for people and other programs: relative, so that the root can be moved. QEMU
             // itself is told what lies below, and opens nothing here.
             let below = format!("../../../images/{}", base.file);

@@ -116,7 +116,12 @@ impl Guest {
     }
 
     /// Has the agent do it, if there is one, and waits until `done` says whether that came to be.
-    async fn agent_does(&self, mode: ShutdownMode, limit: Duration, done: impl Future<Output = bool>) -> bool {
+    pub(crate) async fn agent_does(
+        &self,
+        mode: ShutdownMode,
+        limit: Duration,
+        done: impl Future<Output = bool>,
+    ) -> bool {
         let Ok(mut agent) = self.agent(AGENT_LIMIT.min(limit)).await else { return false };
         if agent.shutdown(mode).await.is_err() {
             return false;
@@ -147,7 +152,7 @@ impl Guest {
     }
 
     /// Ends QEMU, if it runs: in peace, else by killing it.
-    async fn end_process(&self) -> Result<(), QemuError> {
+    pub(crate) async fn end_process(&self) -> Result<(), QemuError> {
         let known = held(&self.running).as_ref().map(|running| running.process.clone());
         let known = known.filter(|process| !process.has_ended());
         let process = match known {

@@ -117,7 +117,7 @@ impl Guest {
 
     /// Waits until it is no longer stopping; says whether that came within `limit`. It may have been started again by
     /// the time that this looks.
-    pub(super) async fn has_stopped(&self, limit: Duration) -> bool {
+    pub(crate) async fn has_stopped(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut seen = self.observe();
         tokio::select! {

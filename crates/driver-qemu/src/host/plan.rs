@@ -36,7 +36,7 @@ impl QemuHost {
         Ok(())
     }
 
-    pub(super) fn check_quota(&self, size: &SizeSetting, all: &[Seen]) -> Result<(), QemuError> {
+    pub(crate) fn check_quota(&self, size: &SizeSetting, all: &[Seen]) -> Result<(), QemuError> {
         let settings = &self.shared.settings;
         if all.len() as u64 >= settings.max_guests {
             return Err(QemuError::Quota(format!("this host may have {} guests", settings.max_guests)));
@@ -102,6 +102,9 @@ impl QemuHost {
             metadata: wish.metadata.clone(),
             image: Some(template.id.clone()),
             size: Some(size.id.clone()),
+            instant: None,
+            snapshots: Vec::new(),
+            reverting: None,
             phase: Phase::Preparing,
             desired: Desired::Running,
             created_at: self.shared.clock.now(),
@@ -126,7 +129,7 @@ fn host_memory_mb() -> u64 {
     kilobytes.map_or(u64::MAX, |kilobytes| kilobytes >> 10)
 }
 
-pub(super) fn check_wish(wish: &NewGuest) -> Result<(), QemuError> {
+pub(crate) fn check_wish(wish: &NewGuest) -> Result<(), QemuError> {
     let wrong = |what: String| Err(QemuError::Invalid(what));
     let length = wish.name.chars().count();
     if length == 0 || length > LONGEST_NAME || wish.name.trim().is_empty() || wish.name.chars().any(char::is_control) {

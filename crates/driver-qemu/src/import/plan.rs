@@ -155,6 +155,9 @@ pub(super) fn spec(
         desired: Desired::Stopped,
         created_at: host.shared.clock.now(),
         last_stop: None,
+        instant: None,
+        reverting: None,
+        snapshots: Vec::new(),
         import: Some(ImportMark { token: request.token.clone(), fence: request.fence }),
     }
 }

@@ -116,7 +116,8 @@ pub(super) struct State {
     pub(super) imports: BTreeMap<String, Import>,
     pub(super) checkpoints: BTreeMap<String, Checkpoint>,
     pub(super) rest: Rest,
-    contents: HashMap<(String, String), Vec<u8>>,
+    pub(super) machines: super::machine::Machines,
+    pub(super) contents: HashMap<(String, String), Vec<u8>>,
     counter: u64,
 }
 
@@ -143,7 +144,14 @@ impl State {
             problems: Vec::new(),
         };
         Self {
-            capabilities: Capabilities { changed_blocks: false, live_export: true, import: true, power: false },
+            capabilities: Capabilities {
+                changed_blocks: false,
+                live_export: true,
+                import: true,
+                power: true,
+                snapshots: true,
+                instant: true,
+            },
             holds_moments: true,
             inventory,
             faults: Vec::new(),
@@ -154,12 +162,13 @@ impl State {
             imports: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             rest: Rest::default(),
+            machines: super::machine::Machines::default(),
             contents: HashMap::new(),
             counter: 0,
         }
     }
 
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
     }

@@ -1,0 +1,94 @@
+//! Serving a backup to the guest that runs from it.
+
+use crate::guest::{Guest, GuestState};
+use crate::host::QemuHost;
+use crate::layout::BACKUP;
+use crate::qmp::QmpError;
+use portolan_driver::{DriverError, InstantDisk};
+use portolan_nbd::{Export, NbdError, Server, ServerOptions, SourceDevice};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How long clients may take to go.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How often a guest that stands still because of its disks is let go on.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The sources of a guest's disks, served on a socket in its directory. The socket is reached by way of the open
+/// directory that the guest holds, so the guest goes last.
+pub(crate) struct Serving {
+    server: Server,
+    keeper: JoinHandle<()>,
+    guest: Arc<Guest>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Serving {
+    async fn begin(guest: &Arc<Guest>, disks: &[InstantDisk]) -> Result<Self, DriverError> {
+        let refused = |error: NbdError| DriverError::Conflict(format!("the backup cannot be served: {error}"));
+        let server = Server::new(ServerOptions::default());
+        for (disk, known) in disks.iter().zip(guest.spec().disks) {
+            let device = Arc::new(SourceDevice::new(disk.source.clone()));
+            server.add(Export::new(known.id, device)).map_err(refused)?;
+        }
+        server.listen_unix(&guest.socket(BACKUP)).await.map_err(refused)?;
+        let keeper = tokio::spawn(keep(Arc::downgrade(guest)));
+        Ok(Self { server, keeper, guest: guest.clone() })
+    }
+
+    /// Serves no more.
+    pub(crate) async fn stop(&self) {
+        self.keeper.abort();
+        self.server.stop(STOP_LIMIT).await;
+        tracing::debug!(guest = self.guest.id(), "a backup is served no more");
+    }
+}
+
+/// Lets the guest go on whenever it stands still because a disk could not be read: the backup is here, and may be to
+/// be had again.
+async fn keep(guest: std::sync::Weak<Guest>) {
+    loop {
+        let Some(mut seen) = guest.upgrade().map(|guest| guest.observe()) else { return };
+        if seen.wait_for(|seen| seen.state == GuestState::Paused).await.is_err() {
+            return;
+        }
+        if let Some(guest) = guest.upgrade()
+            && let Err(error) = go_on(&guest).await
+        {
+            tracing::debug!(guest = guest.id(), %error, "a guest could not be let go on");
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn go_on(guest: &Guest) -> Result<(), QmpError> {
+    // The one that lost its monitor gets it back by itself.
+    let Ok(qmp) = guest.qmp() else { return Ok(()) };
+    if qmp.query_status().await?.status == "io-error" {
+        qmp.cont().await?;
+    }
+    Ok(())
+}
+
+impl QemuHost {
+    /// Serves these disks to the guest. Whoever did it before does no more.
+    pub(super) async fn serve(&self, guest: &Arc<Guest>, disks: &[InstantDisk]) -> Result<Arc<Serving>, DriverError> {
+        let all = || self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all().remove(guest.id()).and_then(|before| before.upgrade());
+        if let Some(before) = before {
+            before.stop().await;
+        }
+        let serving = Arc::new(Serving::begin(guest, disks).await?);
+        let mut all = all();
+        all.retain(|_, known| known.strong_count() > 0);
+        all.insert(guest.id().to_owned(), Arc::downgrade(&serving));
+        Ok(serving)
+    }
+}

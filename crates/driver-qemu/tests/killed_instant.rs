@@ -1,0 +1,112 @@
+//! Portolan killed at each point of an instant restore: the guest is there once, goes on, and comes home whole.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+mod source;
+
+use common::{LONG, Place, open};
+use portolan_driver::{Hypervisor, PowerAction, PowerRequest};
+use portolan_driver_qemu::{QemuHypervisor, QemuSettings};
+use source::{FileSource, wish};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const ROOT: &str = "PORTOLAN_TEST_QEMU_ROOT";
+
+/// Not a test by itself: what the other starts and kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn portolan() {
+    let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else { return };
+    let hypervisor = QemuHypervisor::new(open(settings(&root)).await);
+    let source = FileSource::open(&root.join("backup.raw"));
+    let session = hypervisor.begin_instant(wish("alpha", "t1", 1, &[source])).await.unwrap();
+    std::fs::write(root.join("runs"), "").unwrap();
+    let place = root.clone();
+    session.bring_home(&move |_| drop(std::fs::write(place.join("moves"), ""))).await.unwrap();
+    std::fs::write(root.join("home"), "").unwrap();
+    std::future::pending::<()>().await;
+}
+
+fn settings(root: &Path) -> QemuSettings {
+    let mut settings = Place::new().settings();
+    settings.root = root.to_owned();
+    settings
+}
+
+/// A process that does not outlive the test, whatever becomes of that.
+struct Portolan(Child);
+
+impl Drop for Portolan {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until there is a file in a guest's directory on that path, or right below the root.
+async fn appears(root: &Path, parent: &str, name: &str) {
+    let there = || -> bool {
+        let dirs = std::fs::read_dir(root.join(parent)).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut dirs = dirs.chain([root.to_owned()]);
+        dirs.any(|dir: PathBuf| dir.join(name).symlink_metadata().is_ok())
+    };
+    let seen = async {
+        while !there() {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    };
+    tokio::time::timeout(LONG, seen).await.unwrap_or_else(|_| panic!("{parent}/*/{name} never came"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_anywhere_it_comes_home() {
+    let points = [
+        ("guests", "lock"),
+        ("guests", "guest.json"),
+        ("guests", "backup.sock"),
+        ("datastores/default", "d0.qcow2"),
+        ("guests", "qemu.pid"),
+        ("guests", "qmp2.sock"),
+        ("", "runs"),
+        ("", "moves"),
+        ("", "home"),
+    ];
+    for (parent, name) in points {
+        let place = Place::new();
+        let root = place.root();
+        let content: Vec<u8> = (0..8 << 20).map(|n: u32| (n / 4096 % 251 + n % 7) as u8).collect();
+        std::fs::write(root.join("backup.raw"), &content).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "portolan"]).env(ROOT, &root).stdin(Stdio::null()).stdout(Stdio::null());
+        let portolan = Portolan(command.spawn().unwrap());
+        appears(&root, parent, name).await;
+        drop(portolan);
+        let ran = place.processes();
+
+        let host = open(settings(&root)).await;
+        let hypervisor = QemuHypervisor::new(host.clone());
+        let source = FileSource::open(&root.join("backup.raw"));
+        let session = hypervisor.begin_instant(wish("alpha", "t1", 2, &[source])).await.unwrap();
+        let home = tokio::time::timeout(LONG, session.bring_home(&|_| {}));
+        let vm = home.await.unwrap_or_else(|_| panic!("{name}: it never comes home")).unwrap();
+        drop(session);
+        assert_eq!(host.list().await.unwrap().len(), 1, "{name}");
+        let now = place.processes();
+        assert_eq!(now.len(), 1, "{name}: {ran:?} {now:?}");
+        if ["runs", "moves", "home"].contains(&name) {
+            assert_eq!(now, ran, "{name}: the same process goes on");
+        }
+        let request =
+            PowerRequest { vm: vm.native_id.clone(), incarnation: vm.incarnation.clone(), action: PowerAction::Off };
+        hypervisor.power(request).await.unwrap();
+        let guest = host.guest(&vm.native_id, &vm.incarnation).await.unwrap();
+        let (disk, raw) = (guest.disk_files().remove(0).1, root.join("raw"));
+        let done = Command::new("qemu-img").args(["convert", "-O", "raw"]).args([&disk, &raw]).output().unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(std::fs::read(raw).unwrap() == content, "{name}: whole");
+        host.destroy(&vm.native_id, &vm.incarnation).await.unwrap();
+        assert_eq!(place.processes(), [0_u32; 0]);
+    }
+}
