@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderName, Uri};
 use axum::response::Response;
 use portolan::Portolan;
 use portolan::access::AccessError;
+use portolan::driver::CloudNode;
 use portolan::inventory::{CloudView, InventoryError};
 use portolan_http::Peer;
 use portolan_http::auth::{Credentials, credentials};
@@ -55,6 +56,11 @@ impl Given {
     /// The answer of a success, as the request wants it laid out.
     pub(crate) fn answer<T: Serialize + ?Sized>(&self, value: &T, memory: &Memory) -> Response {
         wire::answer(value, self.style(), memory)
+    }
+
+    /// The answer with the nodes of a cloud.
+    pub(crate) fn nodes(&self, cloud: &CloudView, nodes: Vec<CloudNode>) -> Response {
+        wire::written(self.state.rendered.nodes(cloud, nodes, self.style()))
     }
 
     /// The tokens that the cookie holds, and then the one that is given otherwise.

@@ -30,6 +30,7 @@ use portolan::Portolan;
 use portolan_http::Idempotency;
 use portolan_http::idempotency::Identify;
 use std::sync::Arc;
+use wire::rendered::Rendered;
 
 /// What every handler has.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub(crate) struct Orchestrator {
     pub(crate) portolan: Arc<Portolan>,
     pub(crate) options: Arc<OrchestratorOptions>,
     pub(crate) cookies: Cookies,
+    /// The lists that were answered last.
+    pub(crate) rendered: Arc<Rendered>,
 }
 
 /// The dialect under `/api/v1`, with the little that the original served beside it.
@@ -60,7 +63,7 @@ pub fn senders(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Arc<dyn
 impl Orchestrator {
     fn new(portolan: Arc<Portolan>, options: OrchestratorOptions) -> Self {
         let cookies = Cookies::new(&options.cookie_key, options.secure);
-        Self { portolan, options: Arc::new(options), cookies }
+        Self { portolan, options: Arc::new(options), cookies, rendered: Arc::default() }
     }
 }
 

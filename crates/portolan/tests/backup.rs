@@ -115,7 +115,11 @@ async fn a_checkpoint_goes_only_after_a_later_backup_is_committed() {
     world.fake.fail(Call::Read, u32::MAX, || DriverError::Malformed("bad sector".into()));
     let failed = world.backup(vm, BackupType::Full).await;
     assert_eq!(failed.status, BackupStatus::Failed);
-    assert_eq!(world.fake.checkpoints(), [first.clone()], "a backup that failed leaves the one before alone");
+    assert_eq!(
+        world.fake.checkpoints(),
+        std::slice::from_ref(&first),
+        "a backup that failed leaves the one before alone"
+    );
     world.fake.heal();
     let second = world.backup(vm, BackupType::Incremental).await;
     assert_eq!(second.backup_type, BackupType::Incremental);

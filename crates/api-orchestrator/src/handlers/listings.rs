@@ -13,10 +13,9 @@ use axum::response::Response;
     responses((status = 200, description = "The nodes", body = Nodes<'static>),
         (status = 400, description = "The cloud has no such call", body = ErrorBody)), tag = "status")]
 pub(crate) async fn nodes(name: CloudName, asked: Asked) -> Result<Response, ApiError> {
-    static MEMORY: Memory = Memory::new();
     let at = asked.at(&name).await?;
     let nodes = asked.portolan().inventory.cloud_nodes(&at.caller, at.cloud.id).await?;
-    Ok(asked.given.answer(&Nodes::new(&at.cloud, &nodes), &MEMORY))
+    Ok(asked.given.nodes(&at.cloud, nodes))
 }
 
 /// The images of a cloud.

@@ -34,7 +34,7 @@ pub(crate) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn new(cloud: &CloudView, node: &'a CloudNode) -> Self {
+    pub(crate) fn new(cloud: &CloudView, node: &'a CloudNode) -> Self {
         Self {
             cloud_type: cloud.display_name,
             extra: SortedMap(&node.extra),
@@ -82,7 +82,9 @@ pub(crate) struct Nodes<'a> {
     status: &'static str,
 }
 
+#[cfg(test)]
 impl<'a> Nodes<'a> {
+    /// What [`super::rendered`] is held against.
     pub(crate) fn new(cloud: &'a CloudView, nodes: &'a [CloudNode]) -> Self {
         Self { nodes: Each { cloud, things: nodes }, status: OK }
     }

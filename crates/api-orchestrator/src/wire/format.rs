@@ -52,6 +52,20 @@ pub(crate) fn bytes<T: Serialize + ?Sized>(
     Ok(bytes)
 }
 
+/// The same at a depth within a larger text, at whose end it is written.
+///
+/// # Errors
+/// A value that cannot be put into JSON.
+pub(crate) fn bytes_at<T: Serialize + ?Sized>(
+    value: &T,
+    style: Style,
+    depth: usize,
+    text: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
+    let formatter = Layout { indented: style == Style::Indented, depth, filled: false };
+    value.serialize(&mut serde_json::Serializer::with_formatter(text, formatter))
+}
+
 struct Layout {
     indented: bool,
     depth: usize,

@@ -3,6 +3,7 @@
 pub(crate) mod assignment;
 pub(crate) mod cloud;
 pub(crate) mod format;
+pub(crate) mod rendered;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -17,7 +18,12 @@ pub(crate) const OK: &str = "ok";
 
 /// The answer of a success.
 pub(crate) fn answer<T: Serialize + ?Sized>(value: &T, style: Style, memory: &Memory) -> Response {
-    match bytes(value, style, memory) {
+    written(bytes(value, style, memory).map(bytes::Bytes::from))
+}
+
+/// The answer of a success that has been written.
+pub(crate) fn written(text: Result<bytes::Bytes, serde_json::Error>) -> Response {
+    match text {
         Ok(bytes) => {
             let length = HeaderValue::from(bytes.len());
             let mut response = Response::new(Body::from(bytes));
