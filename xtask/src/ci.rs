@@ -48,7 +48,7 @@ fn suites(shell: &Shell, sheet: &mut Sheet) -> Result<String> {
         shell::run(shell.cargo(words).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     sheet.suite("documentation tests", 60, || test::documentation_tests(shell))?;
-    let summary = sheet.suite("tests", 420, || {
+    let summary = sheet.suite("tests", 600, || {
         let databases = test::Databases::start(shell)?;
         let (told, done) = test::run_for_summary(&mut test::nextest_command(shell, &databases));
         done.map(|()| told.summary)

@@ -88,11 +88,7 @@ async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
     assert_eq!(host.pid(&id), Some(pid));
     let api = server.api(&site).await;
     let second = api.back_up(&vm, "INCREMENTAL").await;
-    assert_eq!(
-        (&second["backupType"]["name"], &second["statusInfo"]),
-        (&json!("INCREMENTAL"), &json!("")),
-        "{second:#}"
-    );
+    assert_eq!((&second["type"]["name"], &second["statusInfo"]), (&json!("INCREMENTAL"), &json!("")), "{second:#}");
 
     // Killed, it has lost what it knew of changes.
     kill_process(pid, Signal::KILL).unwrap();
@@ -104,7 +100,7 @@ async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
     .await;
     let third = api.back_up(&vm, "INCREMENTAL").await;
     let why = third["statusInfo"].as_str().unwrap_or_default();
-    assert!(third["backupType"]["name"] == "INCREMENTAL" && why.contains("read in full"), "{third:#}");
+    assert!(third["type"]["name"] == "INCREMENTAL" && why.contains("read in full"), "{third:#}");
     assert_eq!(api.verify(&third).await["state"]["name"], "FINISHED");
     api.restored(&third, "back").await;
     let back = host.ids().into_iter().find(|other| *other != id).expect("the restored guest");
