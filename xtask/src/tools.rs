@@ -133,18 +133,24 @@ fn apt(shell: &Shell, packages: &[&str]) -> Result<()> {
         // Somebody else may be installing something just now.
         run(command.args(["-o", "DPkg::Lock::Timeout=300"]).args(words))
     };
-    let install = |options: &[&str]| {
-        let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
+    // Nothing that is there is taken away: apt would, where packages do not fit each other.
+    let install = |packages: &[&str], options: &[&str]| {
+        let mut words = vec!["install", "-q", "-y", "--no-install-recommends", "--no-remove"];
         words.extend(options);
         words.extend(packages);
         apt(&words)
     };
     apt(&["update", "-q"])?;
-    let Err(plainly) = install(&[]) else { return Ok(()) };
-    // Debian's packages of QEMU must be of one version. Where one of them came from the backports already, the plain
-    // packages break with it, and the others must come from there too.
-    let Some(suite) = backports() else { return Err(plainly) };
-    println!("the plain packages do not fit those that are installed: trying {suite}");
+    let (qemu, others): (Vec<&str>, Vec<&str>) = packages.iter().copied().partition(|name| QEMU.contains(name));
+    if !others.is_empty() {
+        install(&others, &[])?;
+    }
+    if qemu.is_empty() {
+        return Ok(());
+    }
+    // Debian's packages of QEMU must be of one version: all of them, wherever some came from before. The backports
+    // have the newer one.
+    let Some(suite) = backports() else { return install(QEMU, &[]) };
     let source = std::path::Path::new("/etc/apt/sources.list.d/portolan-backports.list");
     if !has_source(&suite) {
         let line = format!("deb http://deb.debian.org/debian {suite} main\n");
@@ -152,8 +158,14 @@ fn apt(shell: &Shell, packages: &[&str]) -> Result<()> {
         std::fs::write(source, line).map_err(failed)?;
         apt(&["update", "-q"])?;
     }
-    install(&["-t", &suite])
+    install(QEMU, &["-t", &suite]).or_else(|_| {
+        println!("{suite} does not have them: trying the plain ones");
+        install(QEMU, &[])
+    })
 }
+
+/// The packages that programs of QEMU are in.
+const QEMU: &[&str] = &["qemu-utils", "qemu-system-x86"];
 
 /// The suite of backports for this release of Debian.
 fn backports() -> Option<String> {
