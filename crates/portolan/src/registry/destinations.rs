@@ -155,9 +155,7 @@ impl Registry {
         }
         Err(RegistryError::Conflict("other processes change the destinations all the time".into()))
     }
-}
 
-impl Registry {
     /// A further recovery key of a destination's repository, told here and never again; with `replace` all earlier
     /// ones open it no more. Whoever opened it with one of those may still know what it is sealed with.
     pub async fn new_recovery_key(
@@ -173,7 +171,11 @@ impl Registry {
         let repository = inner.repository_of(&destination).await?;
         let earlier = repository.slots().into_iter().filter(|slot| slot.label == RECOVERY_SLOT);
         let earlier: Vec<_> = earlier.map(|slot| slot.id).collect();
-        // First known, then told: a crash in between leaves a slot whose key nobody has.
+        let data = serde_json::json!({ "name": destination.name.as_str(), "replace": replace });
+        let what = "destination.recovery_key_made";
+        let unit = UnitOfWork::new().event_by(&caller.login, what, None, destination.id.uuid(), data);
+        inner.storage.apply(inner.clock.now(), Scope::All, unit).await?;
+        // First known, then told: a crash in between leaves a slot whose key nobody has. Earlier keys go last.
         let key = inner.bounded(repository.add_recovery_slot()).await?;
         for slot in earlier.into_iter().filter(|_| replace) {
             let removed = async {
@@ -186,10 +188,6 @@ impl Registry {
             inner.bounded(removed).await?;
         }
         inner.note(destination.name.as_str(), |mark| mark.recoverable = true).await?;
-        let data = serde_json::json!({ "name": destination.name.as_str(), "replace": replace });
-        let what = "destination.recovery_key_made";
-        let unit = UnitOfWork::new().event_by(&caller.login, what, None, destination.id.uuid(), data);
-        inner.storage.apply(inner.clock.now(), Scope::All, unit).await?;
         Ok(Secret::new(key.reveal().as_str()))
     }
 }
