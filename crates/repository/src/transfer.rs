@@ -32,7 +32,13 @@ pub async fn copy_disk(
     let (mut mapped, mut done, mut copied) = (0, 0, 0);
     let mut pieces: VecDeque<BlockExtent> = VecDeque::new();
     let mut running = FuturesUnordered::new();
-    let copy = |range: Range<u64>| async move {
+    // Whatever waits for source or sink does so in `running`: a sink has so many places for requests, and one that is
+    // kept for a write that nobody looks after would be waited for without an end.
+    let copy = |range: Range<u64>, kind: ExtentKind| async move {
+        if kind != ExtentKind::Data {
+            let len = range.end - range.start;
+            return sink.zero(range).await.map_err(unwritable).map(|()| (len, 0));
+        }
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let bytes = source.read_at(range.start, len).await.map_err(failed)?;
         if bytes.len() != len {
@@ -40,7 +46,7 @@ pub async fn copy_disk(
             return Err(failed(BlockError::Corrupt { offset: range.start, what }));
         }
         sink.write_at(range.start, bytes).await.map_err(unwritable)?;
-        Ok(range.end - range.start)
+        Ok((range.end - range.start, range.end - range.start))
     };
     loop {
         if observer.cancelled() {
@@ -53,14 +59,10 @@ pub async fn copy_disk(
                     if end < piece.end() {
                         pieces.push_front(BlockExtent::new(end..piece.end(), ExtentKind::Data));
                     }
-                    running.push(copy(piece.offset..end));
+                    running.push(copy(piece.offset..end, ExtentKind::Data));
                 }
-                Some(piece) => {
-                    sink.zero(piece.range()).await.map_err(unwritable)?;
-                    done += piece.len;
-                    observer.progress(done, size);
-                }
-                None if mapped < size => {
+                Some(piece) => running.push(copy(piece.range(), piece.kind)),
+                None if mapped < size && running.is_empty() => {
                     let end = size.min(mapped + WINDOW_BYTES);
                     pieces.extend(source.extents(mapped..end).await.map_err(failed)?);
                     mapped = end;
@@ -69,10 +71,10 @@ pub async fn copy_disk(
             }
         }
         match running.next().await {
-            Some(written) => {
-                let written: u64 = written?;
+            Some(ended) => {
+                let (through, written): (u64, u64) = ended?;
                 copied += written;
-                done += written;
+                done += through;
                 observer.progress(done, size);
             }
             None => break,
