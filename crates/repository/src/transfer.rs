@@ -87,3 +87,70 @@ pub async fn copy_disk(
     observer.progress(size, size);
     Ok(copied)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Unobserved;
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use portolan_block::{MemorySink, MemorySource};
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
+
+    /// A sink with so few places for requests that they are waited for, in turn: as one over a network is.
+    struct Crowded {
+        inner: MemorySink,
+        places: Semaphore,
+    }
+
+    impl Crowded {
+        async fn place(&self) -> tokio::sync::SemaphorePermit<'_> {
+            let place = self.places.acquire().await.unwrap();
+            tokio::task::yield_now().await;
+            place
+        }
+    }
+
+    #[async_trait]
+    impl BlockSink for Crowded {
+        fn size(&self) -> u64 {
+            self.inner.size()
+        }
+
+        async fn write_at(&self, offset: u64, data: Bytes) -> Result<(), BlockError> {
+            let _place = self.place().await;
+            self.inner.write_at(offset, data).await
+        }
+
+        async fn zero(&self, range: Range<u64>) -> Result<(), BlockError> {
+            let _place = self.place().await;
+            self.inner.zero(range).await
+        }
+
+        async fn flush(&self) -> Result<(), BlockError> {
+            let _place = self.place().await;
+            self.inner.flush().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_wait_for_a_place_are_looked_after_while_a_hole_is_made() {
+        const PIECE: usize = 64 << 10;
+        // Data and holes in turn, and then data in long runs.
+        let mut content = vec![0_u8; 128 * PIECE];
+        for (n, piece) in content.chunks_mut(PIECE).enumerate().filter(|(n, _)| n % 2 == 0 || *n > 64) {
+            piece.fill(u8::try_from(n % 255).unwrap() + 1);
+        }
+        let source = MemorySource::new(content.clone());
+        for places in [1, 2, 3, 7] {
+            let inner = MemorySink::new(content.len() as u64 + 4096);
+            let sink = Crowded { inner, places: Semaphore::new(places) };
+            let copy = copy_disk(&source, &sink, &Unobserved);
+            let copied = tokio::time::timeout(Duration::from_secs(3600), copy).await.expect("it ends").unwrap();
+            assert!(copied < content.len() as u64 && copied > 0, "{copied}");
+            let written = sink.inner.content();
+            assert!(written[..content.len()] == content[..] && written[content.len()..].iter().all(|b| *b == 0));
+        }
+    }
+}
