@@ -4,8 +4,7 @@
 //! So every session begins with a synchronisation of a random number, and everything has a time limit; what does not
 //! answer is [`QgaError::AgentSilent`].
 
-use crate::qmp::present;
-use crate::wire::{LONGEST_LINE, read_line};
+use crate::wire::{LONGEST_LINE, Refusal, present, read_line};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
@@ -130,14 +129,6 @@ struct Answer {
     #[serde(rename = "return", default, deserialize_with = "present")]
     done: Option<Value>,
     error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    class: String,
-    #[serde(default)]
-    desc: String,
 }
 
 impl Qga {

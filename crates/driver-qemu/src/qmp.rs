@@ -3,7 +3,7 @@
 //! Only what is used is typed; what else a newer QEMU says is passed over. A connection that is lost, or whose peer
 //! talks nonsense, ends every call that waits on it with [`QmpError::Lost`].
 
-use crate::wire::{LONGEST_LINE, read_line};
+use crate::wire::{LONGEST_LINE, Refusal, present, read_line};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -181,19 +181,6 @@ struct Line {
     done: Option<Value>,
     error: Option<Refusal>,
     id: Option<u64>,
-}
-
-/// Also `null` is an answer.
-pub(crate) fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(from).map(Some)
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    #[serde(default)]
-    class: String,
-    #[serde(default)]
-    desc: String,
 }
 
 impl Qmp {

@@ -1,6 +1,8 @@
 //! Lines of JSON over a unix socket, as QMP and the guest agent speak them. The peer is not trusted: a guest may send
 //! what it likes.
 
+use serde::Deserialize;
+use serde_json::Value;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
@@ -36,6 +38,20 @@ pub(crate) async fn read_line<R: AsyncBufRead + Unpin>(
             return Ok(Some(()));
         }
     }
+}
+
+/// Also `null` is an answer.
+pub(crate) fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
+}
+
+/// What both say in place of an answer.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Refusal {
+    #[serde(default)]
+    pub(crate) class: String,
+    #[serde(default)]
+    pub(crate) desc: String,
 }
 
 /// The path of a socket in an open directory: paths of sockets may not be longer than 107 bytes, and this one never is.

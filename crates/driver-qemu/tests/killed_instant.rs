@@ -5,20 +5,18 @@
 mod common;
 mod source;
 
+use common::killed::{self, Portolan, appears};
 use common::{LONG, Place, open};
 use portolan_driver::{Hypervisor, PowerAction, PowerRequest};
 use portolan_driver_qemu::{QemuHypervisor, QemuSettings};
 use source::{FileSource, wish};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-const ROOT: &str = "PORTOLAN_TEST_QEMU_ROOT";
+use std::path::Path;
+use std::process::Command;
 
 /// Not a test by itself: what the other starts and kills.
 #[tokio::test(flavor = "multi_thread")]
 async fn portolan() {
-    let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else { return };
+    let Some(root) = killed::root() else { return };
     let hypervisor = QemuHypervisor::new(open(settings(&root)).await);
     let source = FileSource::open(&root.join("backup.raw"));
     let session = hypervisor.begin_instant(wish("alpha", "t1", 1, &[source])).await.unwrap();
@@ -33,31 +31,6 @@ fn settings(root: &Path) -> QemuSettings {
     let mut settings = Place::new().settings();
     settings.root = root.to_owned();
     settings
-}
-
-/// A process that does not outlive the test, whatever becomes of that.
-struct Portolan(Child);
-
-impl Drop for Portolan {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits until there is a file in a guest's directory on that path, or right below the root.
-async fn appears(root: &Path, parent: &str, name: &str) {
-    let there = || -> bool {
-        let dirs = std::fs::read_dir(root.join(parent)).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut dirs = dirs.chain([root.to_owned()]);
-        dirs.any(|dir: PathBuf| dir.join(name).symlink_metadata().is_ok())
-    };
-    let seen = async {
-        while !there() {
-            tokio::time::sleep(Duration::from_micros(200)).await;
-        }
-    };
-    tokio::time::timeout(LONG, seen).await.unwrap_or_else(|_| panic!("{parent}/*/{name} never came"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,9 +51,7 @@ async fn killed_anywhere_it_comes_home() {
         let root = place.root();
         let content: Vec<u8> = (0..8 << 20).map(|n: u32| (n / 4096 % 251 + n % 7) as u8).collect();
         std::fs::write(root.join("backup.raw"), &content).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "portolan"]).env(ROOT, &root).stdin(Stdio::null()).stdout(Stdio::null());
-        let portolan = Portolan(command.spawn().unwrap());
+        let portolan = Portolan::start(&root);
         appears(&root, parent, name).await;
         drop(portolan);
         let ran = place.processes();

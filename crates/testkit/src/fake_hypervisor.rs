@@ -5,8 +5,11 @@
 //! restarts Portolan by dropping everything else. Export sessions and imports survive such a restart, as the port
 //! asks.
 
+mod call;
 mod machine;
 mod state;
+
+pub use call::{Call, ReadLog};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,56 +24,6 @@ use state::{Fault, Gate, Import, State};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// A point where the fake can be made to fail or to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Call {
-    /// [`Hypervisor::inventory`].
-    Inventory,
-    /// [`Hypervisor::open_export`].
-    OpenExport,
-    /// [`BlockSource::extents`] of an exported disk.
-    Extents,
-    /// [`BlockSource::read_at`] of an exported disk, once for each range.
-    Read,
-    /// [`ExportSession::release`], before it lets go.
-    Release,
-    /// [`Hypervisor::begin_import`].
-    BeginImport,
-    /// [`ImportSession::disk`].
-    Disk,
-    /// [`BlockSink::write_at`] and [`BlockSink::zero`] of a disk that is being imported.
-    Write,
-    /// [`BlockSink::flush`] of a disk that is being imported.
-    Flush,
-    /// [`ImportSession::commit`], before it did anything.
-    Commit,
-    /// [`ImportSession::commit`], after the machine is there: the answer gets lost.
-    Committed,
-    /// [`ImportSession::abort`].
-    Abort,
-    /// [`Hypervisor::power`].
-    Power,
-    /// [`Hypervisor::create_snapshot`], [`Hypervisor::revert_snapshot`], [`Hypervisor::delete_snapshot`].
-    Snapshot,
-    /// [`Hypervisor::begin_instant`].
-    BeginInstant,
-    /// [`portolan_driver::InstantSession::bring_home`], before each piece that is read.
-    BringHome,
-    /// [`portolan_driver::InstantSession::ready`].
-    Ready,
-}
-
-/// One read of an exported disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadLog {
-    /// The machine's native id.
-    pub vm: String,
-    /// The disk's native id.
-    pub disk: String,
-    /// Which bytes.
-    pub range: Range<u64>,
-}
 
 /// The platform in memory. See the module's text.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 pub(crate) mod exports;
+pub(crate) mod killed;
 pub(crate) mod machines;
 
 use portolan_driver_qemu::{AccelSetting, Guest, GuestState, NewGuest, NicMode, QemuHost, QemuSettings, Seen};
