@@ -2,13 +2,13 @@
 
 use crate::api::Api;
 use crate::site::{Said, Site};
-use crate::until;
+use crate::{PATIENCE, until};
 use portolan_http::client::{Client, Trust};
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A running server. Killed when it is dropped.
 pub struct Server {
@@ -132,7 +132,15 @@ impl Server {
 
     /// Waits for the end.
     pub async fn ended(&mut self) -> ExitStatus {
-        until("the server to end", async || self.child.try_wait().unwrap()).await
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited too long for the server to end: {}", self.log());
+            // As in `until`.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Stops it gracefully.

@@ -4,6 +4,7 @@ use crate::error::Fail;
 use crate::events;
 use crate::objects::{Objects, count, write};
 use crate::store::{SqlStorage, end, transact};
+use crate::whole::Calls;
 use crate::work::Work;
 use async_trait::async_trait;
 use portolan_model::{Scope, Timestamp};
@@ -13,7 +14,7 @@ use sea_orm::DatabaseTransaction;
 use std::collections::{HashMap, HashSet};
 
 #[async_trait]
-impl StateStore for SqlStorage {
+impl StateStore for Calls {
     async fn apply(&self, now: Timestamp, scope: Scope, unit: UnitOfWork) -> Result<Applied, StoreError> {
         self.see(now);
         let outcome = transact!(self, |tx| { self.apply_in(&tx, now, scope, &unit).await }, |tx, outcome| self

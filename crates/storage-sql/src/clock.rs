@@ -32,7 +32,7 @@ impl DatabaseClock {
     /// back makes the clock stand still until it has caught up.
     pub async fn refresh(&self, storage: &SqlStorage) -> Result<(), StoreError> {
         let before = self.elapsed();
-        let there = storage.database_time().await?;
+        let there = storage.whole(|calls| async move { calls.database_time().await }).await?;
         // The database looked at its clock somewhere between the two: half-way is off by half the round trip.
         let here = before + (self.elapsed() - before) / 2;
         self.offset.store(there.saturating_sub(here), Ordering::SeqCst);

@@ -27,6 +27,7 @@ mod task_query;
 mod task_rows;
 mod tasks;
 mod views;
+mod whole;
 mod work;
 mod work_out;
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Everything that Portolan keeps, in SQLite, PostgreSQL or MariaDB.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct SqlStorage {
     pub(crate) dialect: Dialect,
     /// Writes. SQLite: one connection, so that writers queue here and not inside the database.
@@ -31,13 +31,15 @@ pub struct SqlStorage {
     pub(crate) wake: Arc<Notify>,
     pub(crate) feed: Arc<Feed>,
     /// The latest instant that an operation was told, in microseconds.
-    pub(crate) seen: AtomicI64,
+    pub(crate) seen: Arc<AtomicI64>,
 }
 
 /// How often a transaction that lost a race is tried again.
 pub(crate) const RACES: u32 = 30;
 /// Connections that have been idle for longer are tried before they are used.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long connections may take to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// Statements that each connection keeps prepared.
 const STATEMENTS: usize = 64;
 
@@ -86,7 +88,7 @@ impl SqlStorage {
             Dialect::MariaDb => mariadb(&config).await.map(|db| (db.clone(), db))?,
         };
         let (wake, feed) = (Arc::new(Notify::new()), Arc::new(Feed::new(dialect)));
-        let storage = Self { dialect, write, read, wake, feed, seen: AtomicI64::new(i64::MIN) };
+        let storage = Self { dialect, write, read, wake, feed, seen: Arc::new(AtomicI64::new(i64::MIN)) };
         if dialect == Dialect::MariaDb {
             storage.check_server().await?;
         }
@@ -126,12 +128,15 @@ impl SqlStorage {
         self.dialect
     }
 
-    /// Closes every connection; what was acknowledged stays. Calls that come later fail as `Unavailable`.
+    /// Closes every connection; what was acknowledged stays. Calls that come later fail as `Unavailable`. A connection
+    /// that does not end within some seconds, since its server hangs, is left behind.
     pub async fn close(&self) {
         for db in [&self.read, &self.write] {
             // Closing by reference leaves clones in place, and closes the pool that they share.
-            if let Err(e) = db.close_by_ref().await {
-                tracing::debug!(error = %e, "the pool was closed already");
+            match tokio::time::timeout(CLOSE_LIMIT, db.close_by_ref()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::debug!(error = %e, "the pool was closed already"),
+                Err(_) => tracing::warn!("a connection to the database does not end and is left behind"),
             }
         }
     }

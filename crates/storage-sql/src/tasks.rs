@@ -6,6 +6,7 @@ use crate::store::{SqlStorage, transact};
 use crate::task_claim::{candidates, claim};
 use crate::task_end::{ended, erase, prune, sees};
 use crate::task_rows as rows;
+use crate::whole::Calls;
 use crate::work::{AT_ONCE, Work, uuids};
 use async_trait::async_trait;
 use portolan_model::task_state::TaskState;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 #[async_trait]
-impl TaskStore for SqlStorage {
+impl TaskStore for Calls {
     async fn enqueue(&self, now: Timestamp, tasks: Vec<NewTask>) -> Result<Vec<Enqueued>, TaskError> {
         self.see(now);
         if tasks.is_empty() {

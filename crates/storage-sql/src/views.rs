@@ -5,6 +5,7 @@ use crate::events;
 use crate::filter::{condition, order, part};
 use crate::sql::{Cells, Sql, fold, int, opt_id, text, uuid};
 use crate::store::SqlStorage;
+use crate::whole::Calls;
 use async_trait::async_trait;
 use portolan_model::query::{Direction, Filter};
 use portolan_model::{Scope, TenantId};
@@ -20,7 +21,7 @@ const IDS: usize = 512;
 const ROW: [&str; 4] = ["id", "version", "tenant", "doc"];
 
 #[async_trait]
-impl Views for SqlStorage {
+impl Views for Calls {
     async fn rows(&self, scope: Scope, kind: Kind, ids: &[Uuid]) -> Result<Vec<Row>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let mut rows = Vec::with_capacity(ids.len());

@@ -7,6 +7,8 @@ use portolan_storage_sql::{SqlConfig, SqlStorage};
 use portolan_testkit::db::{Database, Engine};
 use std::sync::Arc;
 
+#[path = "dropped/mod.rs"]
+mod dropped;
 #[path = "moves/mod.rs"]
 mod moves;
 
@@ -70,4 +72,10 @@ async fn a_dump_that_does_not_fit_changes_nothing() {
     moves::fill(&from).await;
     let (here, _here) = fresh().await;
     moves::refuses_what_does_not_fit(&from, &here).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_cost_no_connection() {
+    let (storage, _database) = fresh().await;
+    dropped::calls_cost_no_connection(storage).await;
 }

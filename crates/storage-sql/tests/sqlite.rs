@@ -7,6 +7,8 @@ use portolan_storage_sql::{SqlConfig, SqlStorage};
 use portolan_testkit::db::{Database, Engine};
 use std::sync::Arc;
 
+#[path = "dropped/mod.rs"]
+mod dropped;
 #[path = "moves/mod.rs"]
 mod moves;
 
@@ -78,4 +80,10 @@ async fn attaching_makes_nothing() {
     moves::fill(&storage).await;
     let beside = SqlStorage::attach(SqlConfig::new(&database.url)).await.unwrap();
     assert_eq!(beside.dump_rows().await.unwrap(), moves::rows(&moves::lines(&storage).await).len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_given_up_cost_no_connection() {
+    let (storage, _database) = fresh().await;
+    dropped::calls_cost_no_connection(storage).await;
 }
