@@ -7,7 +7,7 @@ mod extent;
 mod memory;
 
 pub use extent::{BlockExtent, ExtentKind, clip, coalesce, intersect, union};
-pub use memory::{MemorySink, MemorySource};
+pub use memory::{MemorySink, MemorySource, ZeroSource};
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -47,6 +47,36 @@ impl BlockSource for MemorySource {
     }
 }
 
+/// A disk that holds nothing: zeros throughout.
+#[derive(Debug, Clone, Copy)]
+pub struct ZeroSource {
+    size: u64,
+}
+
+impl ZeroSource {
+    /// A disk of `size` zeros, in bytes.
+    pub fn new(size: u64) -> Self {
+        Self { size }
+    }
+}
+
+#[async_trait]
+impl BlockSource for ZeroSource {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn extents(&self, range: Range<u64>) -> Result<Vec<BlockExtent>, BlockError> {
+        check_range(range.start, range.end.saturating_sub(range.start), self.size)?;
+        Ok(if range.is_empty() { Vec::new() } else { vec![BlockExtent::new(range, ExtentKind::Hole)] })
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, BlockError> {
+        check_range(offset, len as u64, self.size)?;
+        Ok(Bytes::from(vec![0; len]))
+    }
+}
+
 /// A disk that is being made in memory.
 #[derive(Debug)]
 pub struct MemorySink {

@@ -205,7 +205,7 @@ impl InstantSession for Session {
         machine(&self.guest.spec(), power(self.guest.observed().state), &self.guest.addresses())
     }
 
-    async fn bring_home(&self, observer: &HomeObserver) -> Result<NativeVm, DriverError> {
+    async fn bring_home(&self, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
         self.check()?;
         if self.isolated {
             return Err(DriverError::Conflict("a trial has no home".into()));

@@ -157,7 +157,7 @@ pub struct HomeProgress {
 }
 
 /// Is told how far data is, now and then.
-pub type HomeObserver = dyn Fn(HomeProgress) + Send + Sync;
+pub type HomeObserver<'a> = dyn Fn(HomeProgress) + Send + Sync + 'a;
 
 /// A machine that runs from a backup.
 ///
@@ -171,7 +171,7 @@ pub trait InstantSession: Send + Sync {
     /// Brings all data to the datastore, while the machine runs. When this is done the machine stands alone, and the
     /// sources are read no more. Repeating it is fine, also in a session that was begun again. When it fails, or its
     /// caller gives up, the machine runs on as before. An isolated machine has no home: a conflict.
-    async fn bring_home(&self, observer: &HomeObserver) -> Result<NativeVm, DriverError>;
+    async fn bring_home(&self, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError>;
 
     /// Waits until the machine is ready, at most `within`.
     async fn ready(&self, within: Duration, sign: Ready) -> Result<Readiness, DriverError>;

@@ -37,22 +37,28 @@ impl Handler for SyncHandler {
             .map_err(|e| TaskFailure::fatal(format!("the task's payload cannot be read: {e}")))?;
         match self.inventory.sync_platform(payload.platform, Some(ctx.held())).await {
             Ok(report) => Ok(Done::Output(serde_json::to_value(report).unwrap_or_default())),
-            Err(InventoryError::Store(StoreError::Conflict(Conflict::TaskLost(_)))) => Err(TaskFailure::lost()),
-            Err(InventoryError::Driver(e)) if e.is_transient() => {
-                let retry_after = match &e {
-                    DriverError::Unreachable { retry_after, .. } => *retry_after,
-                    _ => None,
-                };
-                Err(TaskFailure { retry_after, ..TaskFailure::transient(e.to_string()) })
-            }
-            Err(InventoryError::Store(e)) => {
-                tracing::warn!(error = &e as &dyn std::error::Error, "the store failed during a sync");
-                Err(TaskFailure::transient("the store failed"))
-            }
-            Err(e) => Err(TaskFailure::fatal(match &e {
-                InventoryError::Driver(d) => d.to_string(),
-                other => other.to_string(),
-            })),
+            Err(e) => Err(failure(e)),
         }
+    }
+}
+
+/// What an error means for a task on a hypervisor.
+pub(crate) fn failure(error: InventoryError) -> TaskFailure {
+    match error {
+        InventoryError::Store(StoreError::Conflict(Conflict::TaskLost(_))) => TaskFailure::lost(),
+        InventoryError::Driver(e) if e.is_transient() => {
+            let retry_after = match &e {
+                DriverError::Unreachable { retry_after, .. } => *retry_after,
+                _ => None,
+            };
+            TaskFailure { retry_after, ..TaskFailure::transient(e.to_string()) }
+        }
+        InventoryError::Store(e) => {
+            tracing::warn!(error = &e as &dyn std::error::Error, "the store failed during a task");
+            TaskFailure::transient("the store failed")
+        }
+        InventoryError::Tasks(e) => e.into(),
+        InventoryError::Driver(e) => TaskFailure::fatal(e.to_string()),
+        other => TaskFailure::fatal(other.to_string()),
     }
 }

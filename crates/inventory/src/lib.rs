@@ -6,6 +6,8 @@
 mod clouds;
 mod error;
 mod handler;
+mod machine_tasks;
+mod machines;
 mod plan;
 mod service;
 mod sync;
@@ -17,6 +19,8 @@ pub use clouds::{
 };
 pub use error::InventoryError;
 pub use handler::SyncHandler;
+pub use machine_tasks::machine_handlers;
+pub use machines::NewSnapshot;
 pub use plan::MISSES_BEFORE_ABSENT;
 pub use service::{Drivers, Inventory, NewPlatform, SYNC_TASK};
 pub use sync::SyncReport;

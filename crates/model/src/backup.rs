@@ -63,6 +63,7 @@ crate::described_enum! {
         Restore = "RESTORE", "Restore";
         RestoreAndImport = "RESTORE_AND_IMPORT", "Restore and import";
         RestoreAndMount = "RESTORE_AND_MOUNT", "Restore and mount";
+        InstantRestore = "INSTANT_RESTORE", "Instant restore";
     }
 }
 
@@ -155,6 +156,23 @@ pub struct RecoveryPoint {
     pub times: StepTimes,
     /// When `verify` last read all of it, and found it whole.
     pub last_verified: Option<Timestamp>,
+    /// The last trial boot.
+    #[serde(default)]
+    pub trial: Option<TrialBoot>,
+}
+
+/// What a trial boot of a recovery point came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialBoot {
+    /// When it was.
+    pub at: Timestamp,
+    /// Whether the machine became ready.
+    pub booted: bool,
+    /// How long it took from its start until it was ready, in milliseconds; nothing where it was not.
+    pub ready_ms: Option<u64>,
+    /// Why it did not become ready; empty where it did.
+    #[serde(default)]
+    pub reason: String,
 }
 
 fn not_applicable() -> Consistency {

@@ -3,7 +3,7 @@
 use crate::registry::{Registry, RegistryError};
 use portolan_access::{Access, AccessError};
 use portolan_driver::{Clouds, Hypervisors};
-use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_handlers};
+use portolan_inventory::{Drivers, Inventory, InventoryError, SyncHandler, cloud_handlers, machine_handlers};
 use portolan_model::*;
 use portolan_protect::{Protect, ProtectError, Repositories};
 use portolan_storage::{Storage, StorageExt, StoreError};
@@ -69,7 +69,8 @@ impl Portolan {
             .serves_live(self.live_serves())
             .bell(Arc::clone(&self.bell))
             .handler(Arc::new(SyncHandler::new(self.inventory.clone())));
-        for handler in portolan_protect::handlers(&self.protect).into_iter().chain(cloud_handlers(&self.inventory)) {
+        let machines = cloud_handlers(&self.inventory).into_iter().chain(machine_handlers(&self.inventory));
+        for handler in portolan_protect::handlers(&self.protect).into_iter().chain(machines) {
             engine = engine.handler(handler);
         }
         engine

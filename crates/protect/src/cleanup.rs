@@ -39,15 +39,15 @@ struct CleanupPayload<T> {
 }
 
 /// How a chain ended.
-struct ChainEnd {
-    tasks: Vec<Task>,
+pub(crate) struct ChainEnd {
+    pub(crate) tasks: Vec<Task>,
     /// What its last failed link said.
-    why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 impl ChainEnd {
     /// Whether a link of that kind may have begun to work. Links that were removed from history count as begun.
-    fn may_have_run(&self, kind: &str) -> bool {
+    pub(crate) fn may_have_run(&self, kind: &str) -> bool {
         let mut links = self.tasks.iter().filter(|t| t.new.kind == kind).peekable();
         links.peek().is_none() || links.any(|t| t.started.is_some())
     }
@@ -76,7 +76,7 @@ impl Handler for RestoreCleanupHandler {
 }
 
 /// A clean-up never fails for good: it waits, longer each time, for whatever is in its way to be repaired.
-fn again(failure: TaskFailure) -> TaskFailure {
+pub(crate) fn again(failure: TaskFailure) -> TaskFailure {
     let transient = !failure.lost && !failure.cancelled;
     TaskFailure { transient, ..failure }
 }
@@ -96,7 +96,7 @@ impl Protect {
         self.cleanup_link(task_kind::RESTORE_CLEANUP, chain, tenant, payload, TaskLinks::default())
     }
 
-    fn cleanup_link(
+    pub(crate) fn cleanup_link(
         &self,
         kind: &str,
         chain: ChainId,
@@ -264,26 +264,30 @@ impl Protect {
             let this = &ctx.task().new;
             self.cleanup_link(task_kind::RESTORE_CLEANUP, this.chain, this.tenant, payload, links)
         });
+        self.fail_job(ctx, job.job, &why, sweep.into_iter().collect()).await
+    }
+
+    /// Ends a clean-up's first link: the job says that it failed and why, unless it has ended already.
+    pub(crate) async fn fail_job(
+        &self,
+        ctx: &TaskContext,
+        job: RestoreJobId,
+        why: &str,
+        next: Vec<NewTask>,
+    ) -> Result<Done, ProtectError> {
         let now = self.clock.now();
-        let row = self.storage.find::<RestoreJob>(Scope::All, job.job).await?;
+        let row = self.storage.find::<RestoreJob>(Scope::All, job).await?;
         if !row.is_some_and(|j| j.status.is_open()) {
             return Ok(Done::Output(Json::Null));
         }
         self.storage
-            .change::<RestoreJob, _>(now, Scope::All, job.job, |j| {
+            .change::<RestoreJob, _>(now, Scope::All, job, |j| {
                 j.status = BackupStatus::Failed;
-                j.status_info.clone_from(&why);
+                why.clone_into(&mut j.status_info);
                 j.finished = Some(now);
-                Some(
-                    UnitOfWork::new()
-                        .event(
-                            "restore.failed",
-                            j.tenant,
-                            j.id.uuid(),
-                            serde_json::json!({ "vm": j.vm, "reason": why }),
-                        )
-                        .finish(succeeded(ctx.held(), sweep.iter().cloned().collect())),
-                )
+                let data = serde_json::json!({ "vm": j.vm, "reason": why });
+                let unit = UnitOfWork::new().event("restore.failed", j.tenant, j.id.uuid(), data);
+                Some(unit.finish(succeeded(ctx.held(), next.clone())))
             })
             .await?;
         Ok(Done::Settled)
@@ -318,7 +322,7 @@ impl Protect {
         Ok(false)
     }
 
-    async fn chain_end(&self, chain: ChainId) -> Result<ChainEnd, ProtectError> {
+    pub(crate) async fn chain_end(&self, chain: ChainId) -> Result<ChainEnd, ProtectError> {
         let query = TaskQuery { filter: Filter::eq("chain", chain.uuid()), ..TaskQuery::default() };
         let tasks = self.storage.query(Scope::All, &query).await?.tasks;
         let own =

@@ -197,6 +197,7 @@ impl Protect {
             origin,
             times: StepTimes::default(),
             last_verified: None,
+            trial: None,
         };
         let copy = BackupCopy {
             id: begins.id("export.copy", vm.id),

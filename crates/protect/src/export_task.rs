@@ -112,7 +112,7 @@ impl Protect {
 
     /// What the machine's backups call their moments that an increment may still be told against: at each destination
     /// those of the newest one. A newer backup that did not succeed never was one.
-    async fn checkpoints_of(&self, vm: VmId) -> Result<Vec<String>, ProtectError> {
+    pub(crate) async fn checkpoints_of(&self, vm: VmId) -> Result<Vec<String>, ProtectError> {
         let filter =
             Filter::eq("vm", vm.uuid()).and(Filter::eq("status", describe::Describe::name(CopyStatus::Present)));
         let newest = Query::newest(filter, LOOKED_AT);
@@ -405,9 +405,14 @@ fn point_disks(vm: &VirtualMachine, exported: &Exported, stats: &[DiskStats]) ->
 fn disk_names(exported: &Exported) -> BTreeMap<&str, String> {
     let all = exported.vm.disks.iter().map(|d| (d.native_id.as_str(), d.name.as_str()));
     let read = exported.disks.iter().map(|d| (d.native_id.as_str(), d.name.as_str()));
+    names_of(all.chain(read))
+}
+
+/// A name for every disk, by its native id: its own, cleaned, and numbered where an earlier one has it.
+pub(crate) fn names_of<'a>(disks: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<&'a str, String> {
     let mut names = BTreeMap::new();
     let mut taken = BTreeSet::new();
-    for (id, name) in all.chain(read) {
+    for (id, name) in disks {
         if names.contains_key(id) {
             continue;
         }

@@ -1,11 +1,14 @@
 //! What the handlers share.
 
 use crate::cleanup::{BackupCleanupHandler, RestoreCleanupHandler};
+use crate::clone::{CloneCleanupHandler, CloneHandler};
 use crate::error::ProtectError;
 use crate::export_task::ExportHandler;
+use crate::instant_task::{InstantCleanupHandler, InstantHandler};
 use crate::restore_task::{ImportHandler, RestoreHandler};
 use crate::service::Protect;
 use crate::store_task::StoreHandler;
+use crate::trial::TrialHandler;
 use crate::verify::VerifyHandler;
 use portolan_block::BlockError;
 use portolan_driver::DriverError;
@@ -26,6 +29,11 @@ pub fn handlers(protect: &Protect) -> Vec<Arc<dyn Handler>> {
         Arc::new(ImportHandler(protect.clone())),
         Arc::new(RestoreCleanupHandler(protect.clone())),
         Arc::new(VerifyHandler(protect.clone())),
+        Arc::new(TrialHandler(protect.clone())),
+        Arc::new(CloneHandler(protect.clone())),
+        Arc::new(CloneCleanupHandler(protect.clone())),
+        Arc::new(InstantHandler(protect.clone())),
+        Arc::new(InstantCleanupHandler(protect.clone())),
     ]
 }
 

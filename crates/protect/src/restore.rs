@@ -32,8 +32,10 @@ pub struct RestoreRequest {
     pub datastore: Option<String>,
     /// The machine's name; nothing for the one it had.
     pub name: Option<Name>,
-    /// Whether a machine of that name is replaced.
+    /// Whether a machine of that name is replaced. It must be off.
     pub overwrite: bool,
+    /// Whether a machine that is replaced is turned off first, at once, as by pulling the plug.
+    pub power_off: bool,
     /// What happens to single disks.
     pub disks: Vec<DiskTarget>,
     /// 0 to 100.
@@ -76,6 +78,8 @@ pub(crate) struct RestorePayload {
     pub(crate) datastore: Option<String>,
     pub(crate) name: String,
     pub(crate) overwrite: bool,
+    #[serde(default)]
+    pub(crate) power_off: bool,
     /// Whose machines may be replaced.
     pub(crate) scope: Scope,
     /// The disks to make. Decided once, so that every link, and the clean-up, asks the platform for the same.
@@ -96,14 +100,7 @@ impl Protect {
         if let Some(found) = self.restored_before(caller, request.point).await? {
             return Ok(found);
         }
-        let point = self.point_row(caller.scope, request.point).await?;
-        if !point.status.is_restorable() {
-            return Err(ProtectError::Conflict(format!(
-                "the backup '{}' cannot be restored: it is in state {}",
-                point.name,
-                point.status.description()
-            )));
-        }
+        let point = self.whole_point(caller.scope, request.point, "restored").await?;
         let copy = self.readable_copy(caller.scope, &point, request.destination).await?;
         let platform = request.platform.unwrap_or(point.platform);
         let platform = self.storage.fetch::<Platform>(caller.scope, platform).await?.value;
@@ -124,7 +121,11 @@ impl Protect {
                 return Err(ProtectError::Invalid(format!("the disk '{}' is named twice", target.name)));
             }
         }
-        self.check_datastores(caller, &platform, &request).await?;
+        let stores = request.datastore.iter().chain(request.disks.iter().filter_map(|d| d.datastore.as_ref()));
+        self.check_places(caller, platform.id, stores, request.cluster.as_deref()).await?;
+        if request.power_off && !request.overwrite {
+            return Err(ProtectError::Invalid("only a machine that is replaced is turned off".into()));
+        }
         let name = request.name.as_ref().map_or_else(|| point.vm_name.clone(), |n| n.to_string());
         if request.overwrite {
             self.check_overwrite(caller.scope, platform.id, &name).await?;
@@ -161,6 +162,7 @@ impl Protect {
             datastore: request.datastore.clone(),
             name,
             overwrite: request.overwrite,
+            power_off: request.power_off,
             scope: caller.scope,
             disks,
             ready: None,
@@ -257,13 +259,23 @@ impl Protect {
         platform: PlatformId,
         name: &str,
     ) -> Result<(), ProtectError> {
-        let filter =
-            Filter::eq("platform", platform.uuid()).and(Filter::eq("present", true)).and(Filter::eq("name", name));
-        let there = self.storage.list_of::<VirtualMachine>(Scope::All, Query::matching(filter)).await?;
-        if there.items.iter().all(|vm| scope.can_write(vm.settings.tenant)) {
+        let there = self.machines_named(platform, name).await?;
+        if there.iter().all(|vm| scope.can_write(vm.settings.tenant)) {
             return Ok(());
         }
         Err(ProtectError::Conflict(format!("a machine '{name}' is there already")))
+    }
+
+    /// The machines of that name that are present on a platform.
+    pub(crate) async fn machines_named(
+        &self,
+        platform: PlatformId,
+        name: &str,
+    ) -> Result<Vec<VirtualMachine>, ProtectError> {
+        let filter =
+            Filter::eq("platform", platform.uuid()).and(Filter::eq("present", true)).and(Filter::eq("name", name));
+        let there = self.storage.list_of::<VirtualMachine>(Scope::All, Query::matching(filter)).await?;
+        Ok(there.items.into_iter().map(|vm| vm.value).collect())
     }
 
     /// The copy that was named, else any that is present.
@@ -284,28 +296,46 @@ impl Protect {
         }
     }
 
-    /// Every datastore that the request names must be one of the platform's.
-    async fn check_datastores(
+    /// A point that holds a whole backup; `done` says what is to be done with it, for the refusal of any other.
+    pub(crate) async fn whole_point(
+        &self,
+        scope: Scope,
+        id: RecoveryPointId,
+        done: &str,
+    ) -> Result<RecoveryPoint, ProtectError> {
+        let point = self.point_row(scope, id).await?;
+        if point.status.is_restorable() {
+            return Ok(point);
+        }
+        Err(ProtectError::Conflict(format!(
+            "the backup '{}' cannot be {done}: it is in state {}",
+            point.name,
+            point.status.description()
+        )))
+    }
+
+    /// Every datastore that a request names, and its cluster, must be of the platform.
+    pub(crate) async fn check_places(
         &self,
         caller: &Caller,
-        platform: &Platform,
-        request: &RestoreRequest,
+        platform: PlatformId,
+        datastores: impl Iterator<Item = &String>,
+        cluster: Option<&str>,
     ) -> Result<(), ProtectError> {
-        let named: Vec<&String> =
-            request.datastore.iter().chain(request.disks.iter().filter_map(|d| d.datastore.as_ref())).collect();
-        if named.is_empty() && request.cluster.is_none() {
+        let named: Vec<&String> = datastores.collect();
+        if named.is_empty() && cluster.is_none() {
             return Ok(());
         }
-        let of = || Query::matching(Filter::eq("platform", platform.id.uuid()).and(Filter::eq("present", true)));
+        let of = || Query::matching(Filter::eq("platform", platform.uuid()).and(Filter::eq("present", true)));
         let stores = self.storage.list_of::<Datastore>(caller.scope, of()).await?.items;
         for name in named {
             if !stores.iter().any(|d| d.external.native_id == *name) {
                 return Err(ProtectError::Invalid(format!("the platform has no storage '{name}'")));
             }
         }
-        if let Some(cluster) = &request.cluster {
+        if let Some(cluster) = cluster {
             let clusters = self.storage.list_of::<Cluster>(caller.scope, of()).await?.items;
-            if !clusters.iter().any(|c| c.external.as_ref().is_some_and(|e| e.native_id == *cluster)) {
+            if !clusters.iter().any(|c| c.external.as_ref().is_some_and(|e| e.native_id == cluster)) {
                 return Err(ProtectError::Invalid(format!("the platform has no cluster '{cluster}'")));
             }
         }

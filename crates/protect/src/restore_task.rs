@@ -7,7 +7,7 @@ use crate::handlers::{DiskProgress, failure, payload, unless_stopped};
 use crate::restore::{RestoreDisk, RestorePayload};
 use crate::service::{EXPORT_WINDOW, Protect, millis};
 use async_trait::async_trait;
-use portolan_driver::{DiskImport, ImportRequest, ImportSession, NativeVm};
+use portolan_driver::{DiskImport, DriverError, ImportRequest, ImportSession, NativeVm, PowerAction, PowerRequest};
 use portolan_model::backup::BackupStatus;
 use portolan_model::external::{ExternalKind, ExternalRef};
 use portolan_model::vm::{VmObserved, VmProtection, VmSettings};
@@ -66,7 +66,7 @@ impl Protect {
     /// Writes every disk, and answers how many bytes of data they had.
     async fn write_disks(&self, ctx: &TaskContext, job: &RestorePayload) -> Result<u64, ProtectError> {
         let repository = self.repositories.get(job.destination)?;
-        let template = self.template(job, &*repository).await?;
+        let template = self.template(job.point, &*repository).await?;
         let import = self.begin_import(ctx, job, template).await?;
         let total: u64 = job.disks.iter().map(|d| d.size_bytes).sum();
         let (mut before, mut written) = (0, 0);
@@ -120,8 +120,11 @@ impl Protect {
             self.check_overwrite(job.scope, job.platform, &job.name).await?;
         }
         let repository = self.repositories.get(job.destination)?;
-        let template = self.template(&job, &*repository).await?;
+        let template = self.template(job.point, &*repository).await?;
         let import = self.begin_import(ctx, &job, template).await?;
+        if job.power_off {
+            self.turn_off(&job).await?;
+        }
         ctx.progress(0, 1, "importing");
         self.storage.step(self.clock.now(), ctx.held(), COMMITTING, Json::Bool(true)).await?;
         // A commit that went through before a crash answers the same machine again.
@@ -134,6 +137,20 @@ impl Protect {
                 Err(e.into())
             }
         }
+    }
+
+    /// Pulls the plug of the machine that the import replaces, now that everything is there to take its place.
+    async fn turn_off(&self, job: &RestorePayload) -> Result<(), ProtectError> {
+        let driver = self.hypervisors.get(job.platform)?;
+        for vm in self.machines_named(job.platform, &job.name).await? {
+            let (vm, incarnation) = (vm.external.native_id.clone(), vm.external.incarnation.clone());
+            match driver.power(PowerRequest { vm, incarnation, action: PowerAction::Off }).await {
+                // One that is gone needs nothing; a platform that turns nothing off says itself whether it replaces.
+                Ok(()) | Err(DriverError::NotFound { .. } | DriverError::Unsupported(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Ends the IMPORT: the job knows its machine, which belongs to the tenant whose backup it was, and a sync lists
@@ -179,7 +196,7 @@ impl Protect {
 
     /// Gives a machine that was just made to its tenant: before any sync lists it, so that it is never anybody
     /// else's. What the platform says of it is the sync's to write.
-    async fn adopt(
+    pub(crate) async fn adopt(
         &self,
         now: Timestamp,
         platform: PlatformId,
@@ -226,12 +243,12 @@ impl Protect {
     }
 
     /// The machine as it was backed up.
-    async fn template(
+    pub(crate) async fn template(
         &self,
-        job: &RestorePayload,
+        point: RecoveryPointId,
         repository: &dyn BackupRepository,
     ) -> Result<Option<NativeVm>, ProtectError> {
-        match repository.attachment(job.point, VM_ATTACHMENT).await {
+        match repository.attachment(point, VM_ATTACHMENT).await {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
             Err(RepoError::NotFound { what: "attachment", .. }) => Ok(None),
             Err(e) => Err(e.into()),
@@ -245,12 +262,6 @@ impl Protect {
         job: &RestorePayload,
         template: Option<NativeVm>,
     ) -> Result<Box<dyn ImportSession>, ProtectError> {
-        let disk = |d: &RestoreDisk| DiskImport {
-            name: d.name.clone(),
-            size_bytes: d.size_bytes,
-            datastore: d.datastore.clone(),
-            format: None,
-        };
         let request = ImportRequest {
             token: ctx.task().new.chain.to_string(),
             fence: ctx.held().fence,
@@ -260,7 +271,7 @@ impl Protect {
             host: job.host.clone(),
             datastore: job.datastore.clone(),
             overwrite: job.overwrite,
-            disks: job.disks.iter().map(disk).collect(),
+            disks: imports(&job.disks),
         };
         Ok(self.hypervisors.get(job.platform)?.begin_import(request).await?)
     }
@@ -277,4 +288,15 @@ impl Protect {
             ..self.link(task_kind::INVENTORY_SYNC, this.chain, None, links)
         }
     }
+}
+
+/// The disks as a platform is asked for them.
+pub(crate) fn imports(disks: &[RestoreDisk]) -> Vec<DiskImport> {
+    let disk = |d: &RestoreDisk| DiskImport {
+        name: d.name.clone(),
+        size_bytes: d.size_bytes,
+        datastore: d.datastore.clone(),
+        format: None,
+    };
+    disks.iter().map(disk).collect()
 }

@@ -4,7 +4,6 @@ use crate::error::ProtectError;
 use crate::handlers::{DiskProgress, failure, payload};
 use crate::service::{Protect, origin_of};
 use async_trait::async_trait;
-use portolan_model::describe::Describe;
 use portolan_model::*;
 use portolan_repository::{Damage, VerifyDepth, VerifyScope};
 use portolan_storage::{StorageExt, UnitOfWork};
@@ -55,14 +54,7 @@ impl Protect {
         {
             return Ok(task);
         }
-        let point = self.point_row(caller.scope, point).await?;
-        if !point.status.is_restorable() {
-            return Err(ProtectError::Conflict(format!(
-                "the backup '{}' cannot be verified: it is in state {}",
-                point.name,
-                point.status.description()
-            )));
-        }
+        let point = self.whole_point(caller.scope, point, "verified").await?;
         let copy = self.readable_copy(caller.scope, &point, destination).await?;
         let links = TaskLinks {
             vm: Some(point.vm),

@@ -68,6 +68,7 @@ fn restore_request(body: &Body) -> Result<RestoreRequest, ApiError> {
         datastore: text("restoreStorageId")?,
         name: fields.name("restoredPeName")?,
         overwrite: fields.flag("overwrite")?.unwrap_or(false),
+        power_off: fields.flag("powerOffOverwritten")?.unwrap_or(false),
         disks,
         priority: i16::try_from(fields.integer("priority")?.unwrap_or(50))
             .map_err(|_| ApiError::invalid("priority must lie between 0 and 100"))?,

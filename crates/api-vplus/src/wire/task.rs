@@ -18,6 +18,9 @@ pub(crate) const KINDS: &[(&str, TaskType)] = &[
     (task_kind::STORE, TaskType::Store),
     (task_kind::RESTORE, TaskType::Restore),
     (task_kind::IMPORT, TaskType::Import),
+    (task_kind::INSTANT_RESTORE, TaskType::Restore),
+    (task_kind::SNAPSHOT, TaskType::Snapshot),
+    (task_kind::SNAPSHOT_REVERSION, TaskType::SnapshotReversion),
 ];
 
 /// A task.
@@ -93,7 +96,7 @@ pub(crate) fn task(t: &Task, names: &Names) -> TaskDetail {
     let links = &t.new.links;
     let words = if t.cancel_requested { t.state.words_when_cancelling() } else { t.state.words() };
     let succeeded = t.state == TaskState::Succeeded;
-    let restoring = matches!(t.new.kind.as_str(), task_kind::RESTORE | task_kind::IMPORT);
+    let restoring = matches!(t.new.kind.as_str(), task_kind::RESTORE | task_kind::IMPORT | task_kind::INSTANT_RESTORE);
     TaskDetail {
         guid: t.new.id.uuid(),
         kind: kind_word(&t.new.kind),

@@ -37,7 +37,11 @@ enum Disk {
 }
 
 impl Guest {
-    pub(super) async fn bring_home(self: &Arc<Self>, fence: i64, observer: &HomeObserver) -> Result<(), DriverError> {
+    pub(super) async fn bring_home(
+        self: &Arc<Self>,
+        fence: i64,
+        observer: &HomeObserver<'_>,
+    ) -> Result<(), DriverError> {
         let qmp = self.qmp()?;
         let spec = self.spec();
         let disks: Vec<_> = spec.disks.iter().filter(|disk| spec.is_remote(&disk.id)).collect();

@@ -234,6 +234,7 @@ pub(crate) fn restore_of(point: RecoveryPointId, name: &str) -> RestoreRequest {
         datastore: None,
         name: Some(Name::new(name).unwrap()),
         overwrite: false,
+        power_off: false,
         disks: Vec::new(),
         priority: 50,
     }

@@ -249,7 +249,7 @@ impl InstantSession for FakeInstant {
         self.platform.vm(&self.vm.native_id).unwrap_or_else(|| self.vm.clone())
     }
 
-    async fn bring_home(&self, observer: &HomeObserver) -> Result<NativeVm, DriverError> {
+    async fn bring_home(&self, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
         if self.isolated {
             return Err(DriverError::Conflict("a trial has no home".into()));
         }
