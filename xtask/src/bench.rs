@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: measures a release build and prints tables for docs/performance.md.
 
 use crate::shell::{self, Result, Shell};
-use crate::tools;
+use crate::{demo_guest, tools};
 use clap::ValueEnum;
 
 /// What can be measured.
@@ -15,16 +15,22 @@ pub(crate) enum Name {
     Start,
     /// A list of 1 000 nodes and a single start through the Orchestrator API, beside a bare hyper server
     Orchestrator,
+    /// A guest's disk over NBD, live backups and instant restores of it, beside nbdcopy, dd, qemu-img and restic
+    Qemu,
 }
 
 /// Builds a release and runs the measurements one after the other.
-pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool) -> Result<()> {
+pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool, mib: Option<u64>) -> Result<()> {
     let names = if names.is_empty() { Name::value_variants() } else { names };
     if names.contains(&Name::Tasks) {
         tools::need(shell, tools::TEST, install)?;
     }
-    if install && names.contains(&Name::Backup) {
+    if install && (names.contains(&Name::Backup) || names.contains(&Name::Qemu)) {
         tools::need(shell, tools::BENCH, true)?;
+    }
+    if names.contains(&Name::Qemu) {
+        tools::need(shell, tools::QEMU_BENCH, install)?;
+        demo_guest::make(shell, demo_guest::SIZE, install)?;
     }
     shell::run(&mut shell.cargo(["build", "--release", "--workspace", "--bins"]))?;
     for name in names {
@@ -33,6 +39,9 @@ pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool) -> 
         command.args(["bench", &word]);
         if quick {
             command.arg("--quick");
+        }
+        if let Some(mib) = mib {
+            command.args(["--mib", &mib.to_string()]);
         }
         shell::run(&mut command)?;
     }

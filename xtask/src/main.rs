@@ -45,7 +45,7 @@ enum Task {
         #[arg(long)]
         install: bool,
     },
-    /// Measures a release build: backup, tasks, start
+    /// Measures a release build: backup, tasks, start, orchestrator, qemu
     Bench {
         /// Which; all when none is named
         names: Vec<bench::Name>,
@@ -55,6 +55,9 @@ enum Task {
         /// A tenth of the data and fewer rounds, to see that the measurement itself works
         #[arg(long)]
         quick: bool,
+        /// The size of the guest's data disk in MiB, for `qemu`: 4096, or 256 with `--quick`
+        #[arg(long)]
+        mib: Option<u64>,
     },
     /// Writes the OpenAPI document of each dialect to docs/openapi
     Openapi {
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(&shell),
         Task::Test { install, nextest } => test::run(&shell, install, &nextest),
         Task::Soak { rounds, install } => soak::run(&shell, rounds, install),
-        Task::Bench { names, install, quick } => bench::run(&shell, &names, install, quick),
+        Task::Bench { names, install, quick, mib } => bench::run(&shell, &names, install, quick, mib),
         Task::Openapi { check } => openapi::run(&shell, check),
         Task::DemoGuest { out, size, install } => demo_guest::run(&shell, out.as_deref(), &size, install),
         Task::Tidy => tidy::run(&shell),

@@ -54,8 +54,18 @@ pub(crate) const DENY: &[Tool] = &[Tool {
 }];
 
 /// What `bench` compares with.
-pub(crate) const BENCH: &[Tool] =
-    &[Tool { program: "zstd", from: From::Debian("zstd") }, Tool { program: "restic", from: From::Debian("restic") }];
+pub(crate) const BENCH: &[Tool] = &[
+    Tool { program: "zstd", from: From::Debian("zstd") },
+    Tool { program: "restic", from: From::Debian("restic") },
+    Tool { program: "nbdcopy", from: From::Debian("libnbd-bin") },
+];
+
+/// What `bench qemu` cannot do without.
+pub(crate) const QEMU_BENCH: &[Tool] = &[
+    Tool { program: "qemu-system-x86_64", from: From::Debian("qemu-system-x86") },
+    Tool { program: "qemu-img", from: From::Debian("qemu-utils") },
+    Tool { program: "qemu-nbd", from: From::Debian("qemu-utils") },
+];
 
 impl Tool {
     fn is_there(&self, shell: &Shell) -> bool {

@@ -255,7 +255,7 @@ impl Bench {
 }
 
 /// A block's bytes: always the same for the same block and generation.
-fn content(block: u64, generation: u64) -> Vec<u8> {
+pub(crate) fn content(block: u64, generation: u64) -> Vec<u8> {
     let len = BLOCK as usize;
     let seed = mix(block ^ (generation << 48));
     match seed % 6 {
@@ -293,14 +293,14 @@ fn content(block: u64, generation: u64) -> Vec<u8> {
     }
 }
 
-fn mix(n: u64) -> u64 {
+pub(crate) fn mix(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     n ^ (n >> 31)
 }
 
 /// Bytes under a directory, or of a file.
-fn used(path: &Path) -> Result<u64, String> {
+pub(crate) fn used(path: &Path) -> Result<u64, String> {
     let meta = fs::symlink_metadata(path).map_err(|e| e.to_string())?;
     if !meta.is_dir() {
         return Ok(meta.len());
@@ -312,6 +312,6 @@ fn used(path: &Path) -> Result<u64, String> {
     Ok(sum)
 }
 
-fn sh(script: &str) -> Result<(), String> {
+pub(crate) fn sh(script: &str) -> Result<(), String> {
     program(Command::new("sh").args(["-c", script])).map(|_| ())
 }

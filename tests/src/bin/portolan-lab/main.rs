@@ -6,6 +6,7 @@
 mod backup;
 mod measure;
 mod orchestrator;
+mod qemu;
 mod start;
 mod tasks;
 
@@ -33,6 +34,9 @@ enum Command {
         /// A tenth of the data and fewer rounds
         #[arg(long)]
         quick: bool,
+        /// The size of the guest's data disk in MiB, for `qemu`
+        #[arg(long)]
+        mib: Option<u64>,
     },
 }
 
@@ -42,6 +46,7 @@ enum What {
     Tasks,
     Start,
     Orchestrator,
+    Qemu,
 }
 
 #[tokio::main]
@@ -49,10 +54,11 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Databases => databases(),
         Command::Bare => orchestrator::bare().await,
-        Command::Bench { what: What::Orchestrator, quick } => orchestrator::run(quick).await,
-        Command::Bench { what: What::Backup, quick } => backup::run(quick).await,
-        Command::Bench { what: What::Tasks, quick } => tasks::run(quick).await,
-        Command::Bench { what: What::Start, quick } => start::run(quick).await,
+        Command::Bench { what: What::Orchestrator, quick, .. } => orchestrator::run(quick).await,
+        Command::Bench { what: What::Backup, quick, .. } => backup::run(quick).await,
+        Command::Bench { what: What::Tasks, quick, .. } => tasks::run(quick).await,
+        Command::Bench { what: What::Qemu, quick, mib } => qemu::run(quick, mib).await,
+        Command::Bench { what: What::Start, quick, .. } => start::run(quick).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,6 +74,17 @@ impl Runs {
         self.0.iter().find(|(n, _)| n == name)?.1.iter().map(|c| c.wall).min()
     }
 
+    /// The median of the times of that name, in seconds.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        let costs = &self.0.iter().find(|(n, _)| n == name)?.1;
+        Some(median(costs.iter().map(|c| c.wall.as_secs_f64()).collect()))
+    }
+
+    /// The most memory of the runs of that name, in bytes.
+    pub(crate) fn peak(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|(n, _)| n == name)?.1.iter().filter_map(|c| c.peak).max()
+    }
+
     /// A table; rates are for `bytes` by the fastest run, ratios against the fastest run of `anchor`.
     pub(crate) fn table(&self, bytes: u64, anchor: &str) -> String {
         let mut text = format!("| what | wall s, min | median | MB/s | CPU s, min | peak MiB | min / {anchor} |\n");
