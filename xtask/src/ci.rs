@@ -54,7 +54,7 @@ fn suites(shell: &Shell, sheet: &mut Sheet) -> Result<String> {
         done.map(|()| told.summary)
     })?;
     sheet.suite("release build", 420, || cargo(&["build", "--release", "--workspace", "--bins", "--locked"]))?;
-    sheet.suite("demo, release", 60, || demo(shell))?;
+    sheet.suite("demo, release", 120, || demo(shell))?;
     sheet.notes.push(advisories(shell).into());
     Ok(summary)
 }
@@ -64,7 +64,8 @@ fn demo(shell: &Shell) -> Result<()> {
     let home = shell.target.join("demo-home");
     let _ = std::fs::remove_dir_all(&home);
     let mut command = shell.command(shell.built("release", "portolan"));
-    let done = shell::run(command.args(["demo", "--exit"]).env("HOME", &home).env_remove("XDG_DATA_HOME"));
+    command.args(["demo", "--exit"]).env("HOME", &home).env_remove("XDG_DATA_HOME");
+    let done = shell::run(command.env("PORTOLAN_CACHE", &shell.cache));
     let _ = std::fs::remove_dir_all(&home);
     done
 }

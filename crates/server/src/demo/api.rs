@@ -23,6 +23,8 @@ pub(super) struct Figures {
     pub(super) changed: u64,
     pub(super) stored: u64,
     pub(super) deduplicated: u64,
+    /// How long a running machine's file systems stood still; nothing where they were not frozen.
+    pub(super) frozen_ms: Option<u64>,
 }
 
 /// A backup that was asked for.
@@ -129,6 +131,7 @@ impl Api {
                 changed: figure("/result/changed_bytes"),
                 stored: figure("/result/stored_bytes"),
                 deduplicated: figure("/result/deduplicated_bytes"),
+                frozen_ms: export.and_then(|t| t.pointer("/result/frozen_ms")).and_then(Value::as_u64),
             });
         }
         Ok(out)

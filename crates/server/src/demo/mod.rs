@@ -1,6 +1,7 @@
 //! `portolan demo`: a server with embedded defaults, and a walk through what it is for, by its own API.
 
 mod api;
+mod guest;
 mod images;
 pub mod ports;
 mod walk;
@@ -25,6 +26,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        guest::end_all(&self.path);
         if self.temporary {
             // Best effort: it is under the system's directory for such.
             let _ = std::fs::remove_dir_all(&self.path);
@@ -46,9 +48,8 @@ pub async fn run(args: &DemoArgs, around: &Surroundings) -> Result<(), Failure> 
         place.path.display(),
         if place.temporary { ", and goes when the demo ends" } else { "" }
     ));
-    let file = write_config(&place.path)?;
     let shown = tokio::select! {
-        shown = show(&place, &file, around) => shown?,
+        shown = show(&place, around) => shown?,
         _ = signals.stop() => return Ok(()),
     };
     let Shown { server, verdict } = shown;
@@ -70,19 +71,25 @@ struct Shown {
     verdict: Result<(), Failure>,
 }
 
-async fn show(place: &Place, file: &Path, around: &Surroundings) -> Result<Shown, Failure> {
-    let mut say = walk::Say::new();
+async fn show(place: &Place, around: &Surroundings) -> Result<Shown, Failure> {
+    let guest = guest::prepare(&place.path, around).await;
+    if let Err(why) = &guest {
+        output::line(format!("  without a guest of QEMU: {why}"));
+    }
+    let guest = guest.is_ok();
+    let file = write_config(&place.path, guest)?;
+    let mut say = walk::Say::new(guest);
     let made = walk::make(&mut say, &place.path).await?;
     // What the operator has set for a real server must not leak in here.
     let home = around.get("HOME").map(|home| ("HOME".to_owned(), home.to_owned()));
     let surroundings = Surroundings { variables: home.into_iter().collect() };
-    let overrides = Overrides { file: Some(file.to_owned()), keys: Vec::new() };
+    let overrides = Overrides { file: Some(file), keys: Vec::new() };
     let (config, _) = config::load(&surroundings, &overrides).map_err(misconfigured)?;
     // Known beforehand, so that the walk can log in; shown at the end by its file.
     let password = generate_password(&*crate::core::system().1);
     let start = Start { admin_password: Some(password.reveal().to_owned()), on_terminal: false, hold_ready: true };
     let server = Server::start(&config, &surroundings, start).await?;
-    let verdict = walked(&mut say, &server, place, made, &password).await;
+    let verdict = walked(&mut say, &server, place, made, &password, guest).await;
     Ok(Shown { server, verdict })
 }
 
@@ -92,6 +99,7 @@ async fn walked(
     place: &Place,
     made: images::Made,
     password: &Secret,
+    guest: bool,
 ) -> Result<(), Failure> {
     let file = password_file(place);
     crate::data_dir::write_private(&file, format!("{}\n", password.reveal()).as_bytes())
@@ -100,7 +108,11 @@ async fn walked(
         return Err(Failure::new("the vPlus API is not served"));
     };
     let api = api::Api::login(url, tls.pem(), "admin", password).await?;
-    walk::run(say, &api, made, &place.path.join("vms")).await
+    let near = walk::run(say, &api, made, &place.path.join("vms")).await?;
+    if guest {
+        guest::run(say, server, &api, &place.path, password, &near).await?;
+    }
+    Ok(())
 }
 
 fn password_file(place: &Place) -> PathBuf {
@@ -133,11 +145,11 @@ fn place(args: &DemoArgs) -> Result<Place, Failure> {
 }
 
 /// Writes the server's configuration, so that it can be run again and changed.
-fn write_config(place: &Path) -> Result<PathBuf, Failure> {
+fn write_config(place: &Path, guest: bool) -> Result<PathBuf, Failure> {
     let vplus = ports::free(ports::VPLUS);
     let orchestrator = ports::free(ports::ORCHESTRATOR);
     let management = ports::free(ports::MANAGEMENT);
-    let text = format!(
+    let mut text = format!(
         "# Made by `portolan demo`; run it again with `portolan serve --config` and this file.\n\
          data_dir = \"server\"\n\n\
          [listeners.vplus]\naddresses = [\"127.0.0.1:{vplus}\"]\n\n\
@@ -147,6 +159,10 @@ fn write_config(place: &Path) -> Result<PathBuf, Failure> {
          [destination.near]\npath = \"repositories/near\"\ndefault = true\n\n\
          [destination.far]\npath = \"repositories/far\"\n"
     );
+    if guest {
+        let (name, root) = (guest::PLATFORM, guest::ROOT);
+        text.push_str(&format!("\n[platform.{name}]\ndriver = \"qemu\"\nroot = \"{root}\"\nrestrict_network = true\n"));
+    }
     let file = place.join("portolan.toml");
     std::fs::write(&file, text).or_fail(|| format!("{} cannot be written", file.display()))?;
     Ok(file)

@@ -23,8 +23,8 @@ pub(super) async fn make(say: &mut Say, place: &Path) -> Result<Made, Failure> {
     Ok(made)
 }
 
-/// Does everything else, and says so as it goes.
-pub(super) async fn run(say: &mut Say, api: &Api, made: Made, root: &Path) -> Result<(), Failure> {
+/// Does everything else, and says so as it goes. Gives the destination of the backups.
+pub(super) async fn run(say: &mut Say, api: &Api, made: Made, root: &Path) -> Result<String, Failure> {
     let made = Arc::new(made);
     let virtual_bytes: u64 = made.disks.iter().map(|d| d.bytes).sum();
     let began = say.begin("list the platform");
@@ -88,7 +88,7 @@ pub(super) async fn run(say: &mut Say, api: &Api, made: Made, root: &Path) -> Re
     let began = say.begin("compare the restored disks with the originals, byte for byte");
     compare(api, &made, root).await?;
     say.done(began, &format!("{} of {} are identical", made.disks.len(), made.disks.len()));
-    Ok(())
+    Ok(near)
 }
 
 async fn backup(
@@ -113,6 +113,12 @@ async fn machines(api: &Api) -> Result<BTreeMap<String, String>, Failure> {
         }
     }
     Ok(out)
+}
+
+/// The machine of that name that is there.
+pub(super) async fn machine(api: &Api, name: &str) -> Result<String, Failure> {
+    let missing = || Failure::new(format!("the machine '{name}' is not listed"));
+    machines(api).await?.remove(name).ok_or_else(missing)
 }
 
 fn restored_name(name: &str) -> String {
@@ -160,7 +166,9 @@ async fn compare(api: &Api, made: &Arc<Made>, root: &Path) -> Result<(), Failure
     .await
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Failure::new("a worker failed").because(e)))
 }
 
@@ -170,6 +178,7 @@ fn total(figures: &[Figures]) -> Figures {
         changed: sum.changed + one.changed,
         stored: sum.stored + one.stored,
         deduplicated: sum.deduplicated + one.deduplicated,
+        frozen_ms: sum.frozen_ms.max(one.frozen_ms),
     })
 }
 
@@ -184,28 +193,43 @@ fn rate(n: u64, took: Duration) -> String {
 /// Says what happens.
 pub(super) struct Say {
     step: u32,
+    steps: u32,
     paint: Paint,
 }
 
+/// How many steps there are without a guest.
+const STEPS: u32 = 8;
+
 impl Say {
-    /// Nothing was said yet.
-    pub(super) fn new() -> Self {
-        Self { step: 0, paint: Paint::stdout() }
+    /// Nothing was said yet. With `guest`, more steps follow.
+    pub(super) fn new(guest: bool) -> Self {
+        let steps = STEPS + if guest { super::guest::STEPS } else { 0 };
+        Self { step: 0, steps, paint: Paint::stdout() }
     }
 
-    fn begin(&mut self, what: &str) -> Instant {
+    pub(super) fn begin(&mut self, what: &str) -> Instant {
         self.step += 1;
-        output::line(format!("{} {what}", self.paint.dim(&format!("[{}/8]", self.step))));
+        output::line(format!("{} {what}", self.paint.dim(&format!("[{}/{}]", self.step, self.steps))));
         Instant::now()
     }
 
-    fn done(&self, began: Instant, what: &str) {
+    pub(super) fn done(&self, began: Instant, what: &str) {
         let took = format!("{:.1} s", began.elapsed().as_secs_f64());
         output::line(format!("      {} {what} {}", self.paint.green("done:"), self.paint.dim(&took)));
     }
 
     fn note(&self, what: &str) {
         output::line(format!("      {what}"));
+    }
+
+    /// A backup of a machine that runs.
+    pub(super) fn frozen(&self, began: Instant, figures: &Figures) {
+        let still = match figures.frozen_ms {
+            Some(ms) => format!("its file systems stood still for {ms} ms"),
+            None => "its file systems were not frozen".to_owned(),
+        };
+        let (read, stored) = (bytes(figures.read), bytes(figures.stored));
+        self.done(began, &format!("{read} read, {stored} stored; {still}"));
     }
 
     fn backup(&self, began: Instant, figures: &[Figures]) {
