@@ -1,5 +1,9 @@
 //! The API's objects on the wire. Times are RFC 3339 in UTC, sizes bytes; what is not known is `null`.
 
+mod machines;
+
+pub(crate) use machines::*;
+
 use portolan::access::{AccountView, TokenView};
 use portolan::registry::{DestinationView, PlatformView, ProbeReport, SettingDescription};
 use portolan::storage::Event;

@@ -67,6 +67,7 @@ impl Hypervisor for QemuHypervisor {
             power: true,
             snapshots: true,
             instant: true,
+            moves: false,
         }
     }
 
