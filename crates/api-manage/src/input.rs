@@ -5,8 +5,8 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use portolan_model::{Name, Timestamp};
 use portolan_model::query::Page;
+use portolan_model::{Name, Timestamp};
 use serde::de::DeserializeOwned;
 
 /// A page without a limit has this many items.

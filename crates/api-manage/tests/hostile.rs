@@ -34,7 +34,10 @@ fn bodies() -> Vec<(&'static str, Value)> {
             "POST /backups/00000000-0000-0000-0000-000000000000/restore",
             json!({ "name": "x", "platform": "lab", "overwrite": true, "power_off": false }),
         ),
-        ("POST /backups/00000000-0000-0000-0000-000000000000/instant-restore", json!({ "name": "x", "datastore": "d" })),
+        (
+            "POST /backups/00000000-0000-0000-0000-000000000000/instant-restore",
+            json!({ "name": "x", "datastore": "d" }),
+        ),
         ("POST /backups/00000000-0000-0000-0000-000000000000/trial", json!({ "console": "x", "within_seconds": 60 })),
     ]
 }

@@ -92,11 +92,7 @@ pub trait Hypervisor: Send + Sync {
     /// it is fine, also after a restart of Portolan. Until the machine is switched over as a whole, it is where it was,
     /// whatever fails; a caller that gives up calls [`Hypervisor::abandon_move`]. An older fence than the newest seen is
     /// [`DriverError::Fenced`]. Needs [`Capabilities::moves`].
-    async fn move_machine(
-        &self,
-        _request: MoveRequest,
-        _observer: &HomeObserver<'_>,
-    ) -> Result<NativeVm, DriverError> {
+    async fn move_machine(&self, _request: MoveRequest, _observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
         Err(DriverError::Unsupported("moves between datastores".into()))
     }
 

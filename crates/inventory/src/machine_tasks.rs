@@ -16,14 +16,8 @@ use std::sync::Arc;
 
 /// The handlers of everything that is done with machines.
 pub fn machine_handlers(inventory: &Inventory) -> Vec<Arc<dyn Handler>> {
-    [
-        task_kind::POWER,
-        task_kind::SNAPSHOT,
-        task_kind::SNAPSHOT_REVERSION,
-        task_kind::SNAPSHOT_REMOVAL,
-        task_kind::MOVE,
-    ]
-    .into_iter()
+    [task_kind::POWER, task_kind::SNAPSHOT, task_kind::SNAPSHOT_REVERSION, task_kind::SNAPSHOT_REMOVAL, task_kind::MOVE]
+        .into_iter()
         .map(|kind| Arc::new(MachineHandler { inventory: inventory.clone(), kind }) as Arc<dyn Handler>)
         .collect()
 }

@@ -35,7 +35,7 @@ fn trial(point: RecoveryPointId) -> TrialRequest {
 }
 
 fn unreachable() -> DriverError {
-    DriverError::Unreachable { reason: "it is away".into(), retry_after: None }
+    DriverError::Unreachable { reason: "it is away".into(), retry_after: Some(Duration::from_secs(1)) }
 }
 
 async fn job(world: &World, id: RestoreJobId) -> RestoreJob {

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, MemorySource, check_range};
 use portolan_driver::{
-    AbandonedExport, AbandonedInstant, AbandonedMove, Capabilities, DriverError, ExportRequest, ExportSession, Exported,
-    ExportedDisk, HomeObserver, Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory,
-    MachineSnapshot, MoveRequest, NativeVm, PowerRequest, Readiness, SnapshotRef, SnapshotRequest,
+    AbandonedExport, AbandonedInstant, AbandonedMove, Capabilities, DriverError, ExportRequest, ExportSession,
+    Exported, ExportedDisk, HomeObserver, Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession,
+    Inventory, MachineSnapshot, MoveRequest, NativeVm, PowerRequest, Readiness, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::policy::Consistency;
 use state::{Fault, Gate, Import, State};
@@ -329,11 +329,7 @@ impl Hypervisor for FakeHypervisor {
         Ok(Box::new(machine::FakeInstant::begin(self, request).await?))
     }
 
-    async fn move_machine(
-        &self,
-        request: MoveRequest,
-        observer: &HomeObserver<'_>,
-    ) -> Result<NativeVm, DriverError> {
+    async fn move_machine(&self, request: MoveRequest, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
         machine::move_machine(self, &request, observer).await
     }
 

@@ -93,8 +93,7 @@ pub(crate) async fn list(
     Params(params): Params<MachineParams>,
 ) -> Result<Response, ApiError> {
     let page = page(params.limit, params.offset)?;
-    let filter =
-        MachineFilter { name: params.name, platform: params.platform, gone: params.gone.unwrap_or(false) };
+    let filter = MachineFilter { name: params.name, platform: params.platform, gone: params.gone.unwrap_or(false) };
     let (machines, total) = state.portolan.machines(&auth.caller, &filter, page).await?;
     Ok(list_answer(machines.into_iter().map(wire::machine).collect(), total))
 }

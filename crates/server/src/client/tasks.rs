@@ -146,7 +146,17 @@ fn went_well(task: &Value) -> Result<(), Failure> {
 /// A bar over bytes for the kinds of tasks that count them, else over whatever they count.
 fn bar(kind: &str) -> ProgressBar {
     use portolan_model::task_kind as kinds;
-    match [kinds::EXPORT, kinds::STORE, kinds::RESTORE, kinds::IMPORT, kinds::CLONE, kinds::MOVE, kinds::INSTANT_RESTORE].contains(&kind) {
+    match [
+        kinds::EXPORT,
+        kinds::STORE,
+        kinds::RESTORE,
+        kinds::IMPORT,
+        kinds::CLONE,
+        kinds::MOVE,
+        kinds::INSTANT_RESTORE,
+    ]
+    .contains(&kind)
+    {
         true => output::bytes_bar(kind),
         false => output::count_bar(kind),
     }

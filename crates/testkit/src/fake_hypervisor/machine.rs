@@ -4,8 +4,8 @@ use super::state::State;
 use super::{Call, FakeHypervisor};
 use async_trait::async_trait;
 use portolan_driver::{
-    DriverError, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot, MoveRequest, NativeVm,
-    PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
+    DriverError, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot, MoveRequest,
+    NativeVm, PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::Timestamp;
 use portolan_model::vm::PowerState;
