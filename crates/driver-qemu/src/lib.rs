@@ -14,6 +14,7 @@ mod accel;
 mod cloud;
 mod command;
 mod daemon;
+mod disk;
 mod error;
 mod export;
 mod guest;

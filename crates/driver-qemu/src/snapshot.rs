@@ -4,14 +4,11 @@
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::process::Process;
-use crate::programs::run;
 use crate::spec::{DiskSpec, ImageFormat, Reverting, SnapshotPhase, SnapshotSpec};
 use portolan_driver::{DriverError, MachineSnapshot, SnapshotRequest};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 /// How long a disk may take to be given a snapshot, or to be reverted.
@@ -106,7 +103,7 @@ impl Guest {
         let disks = self.spec().disks;
         if state == GuestState::Stopped {
             for disk in &disks {
-                self.qemu_img(&["snapshot", "-q", "-c", &made.id], disk, &[]).await?;
+                self.qemu_img(&["snapshot", "-q", "-c", &made.id], disk, &[], DISK_LIMIT).await?;
             }
             return Ok(());
         }
@@ -161,11 +158,11 @@ impl Guest {
     async fn remove(&self, id: &str) -> Result<(), DriverError> {
         self.mark(id, SnapshotPhase::Deleting).await?;
         for disk in &self.spec().disks {
-            if !has(&self.info(disk).await?, id) {
+            if !has(&self.disk_info(disk, DISK_LIMIT).await?, id) {
                 continue;
             }
             if self.observed().state == GuestState::Stopped {
-                self.qemu_img(&["snapshot", "-q", "-d", id], disk, &[]).await?;
+                self.qemu_img(&["snapshot", "-q", "-d", id], disk, &[], DISK_LIMIT).await?;
             } else {
                 let wish = json!({ "device": disk.id, "name": id });
                 let delete = "blockdev-snapshot-delete-internal-sync";
@@ -221,14 +218,14 @@ impl Guest {
         let Some(reverting) = spec.reverting.filter(|reverting| !reverting.load) else { return Ok(()) };
         let id = reverting.snapshot.as_str();
         for disk in &spec.disks {
-            let info = self.info(disk).await?;
+            let info = self.disk_info(disk, DISK_LIMIT).await?;
             // They would say that nothing changed, when all did. Without them a backup reads the disk, and compares.
             for bitmap in info["format-specific"]["data"]["bitmaps"].as_array().into_iter().flatten() {
                 if let Some(name) = bitmap["name"].as_str() {
-                    self.qemu_img(&["bitmap", "--remove"], disk, &[name]).await?;
+                    self.qemu_img(&["bitmap", "--remove"], disk, &[name], DISK_LIMIT).await?;
                 }
             }
-            self.qemu_img(&["snapshot", "-q", "-a", id], disk, &[]).await?;
+            self.qemu_img(&["snapshot", "-q", "-a", id], disk, &[], DISK_LIMIT).await?;
         }
         let memory = spec.snapshots.iter().any(|one| one.id == id && one.memory);
         let next = (memory && reverting.start).then_some(Reverting { load: true, ..reverting });
@@ -279,25 +276,6 @@ impl Guest {
             }
         });
     }
-
-    /// What `qemu-img` knows of a disk, also while the guest runs.
-    async fn info(&self, disk: &DiskSpec) -> Result<Value, QemuError> {
-        let told = self.qemu_img(&["info", "--output=json", "--force-share"], disk, &[]).await?;
-        serde_json::from_str(&told).map_err(|e| QemuError::Program(format!("qemu-img says what it should not: {e}")))
-    }
-
-    async fn qemu_img(&self, before: &[&str], disk: &DiskSpec, after: &[&str]) -> Result<String, QemuError> {
-        let path = self.shared.layout.disks(&disk.datastore, self.id()).join(&disk.file);
-        let mut command = Command::new(&self.shared.programs.qemu_img);
-        command.args(before).arg(alone(&path)).args(after);
-        run(&mut command, DISK_LIMIT).await
-    }
-}
-
-/// A disk without what lies below it, which snapshots are not concerned with: nothing is left to its header.
-fn alone(path: &Path) -> String {
-    let file = json!({ "driver": "file", "filename": path.to_string_lossy() });
-    format!("json:{}", json!({ "driver": "qcow2", "backing": null, "file": file }))
 }
 
 fn has(info: &Value, id: &str) -> bool {

@@ -42,7 +42,7 @@ const FILTER: &str = "pc-";
 const SCRATCH: &str = "ps-";
 const ACCESS: &str = "pa-";
 const BELOW: &str = "pb-";
-const PULL: &str = "pull-";
+pub(super) const PULL: &str = "pull-";
 /// How long putting in the filters may take while the guest stands still.
 const FIX_LIMIT: Duration = Duration::from_secs(2);
 /// How many seconds a write of the guest waits for its scratch file before the moment is given up.

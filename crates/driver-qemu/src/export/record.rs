@@ -1,5 +1,6 @@
 //! What is written down about an export, and about checkpoints.
 
+use super::live::PULL;
 use crate::QemuError;
 use crate::guest::Guest;
 use crate::layout::{sync_dir, write_durably};
@@ -60,7 +61,7 @@ impl Record {
 
     /// The bitmap that tells what changed on running guests.
     pub(super) fn pull(&self) -> String {
-        format!("pull-{}", self.session)
+        format!("{PULL}{}", self.session)
     }
 
     /// The metadata context that tells what changed.
