@@ -65,6 +65,11 @@ impl Import {
         }
     }
 
+    /// Whether that guest has the name of the one that is made. Trials, which nobody sees, are in nobody's way.
+    fn is_named(&self, seen: &Seen) -> bool {
+        seen.spec().is_some_and(|spec| spec.name == self.request.name && !spec.is_hidden())
+    }
+
     /// What is written down of it, by this attempt.
     async fn staged(&self) -> Result<Option<Staged>, DriverError> {
         match staged::read(&self.host.shared, &self.request.token).await? {
@@ -89,7 +94,7 @@ impl Import {
             }
             Some(staged) => staged,
             None => {
-                let there = all.iter().filter_map(Seen::spec).any(|spec| spec.name == self.request.name);
+                let there = all.iter().any(|seen| self.is_named(seen));
                 if there && !self.request.overwrite {
                     return Err(taken(&self.request.name));
                 }
@@ -143,8 +148,7 @@ impl Import {
         let mut staged = self.staged().await?.filter(|staged| staged.phase != Phase::Making).ok_or_else(gone)?;
         // It writes out what it holds; nobody writes any more from here on.
         self.daemon().end(true).await?;
-        let of_name: Vec<&Seen> =
-            all.iter().filter(|seen| seen.spec().is_some_and(|spec| spec.name == self.request.name)).collect();
+        let of_name: Vec<&Seen> = all.iter().filter(|seen| self.is_named(seen)).collect();
         let replaced = match &of_name[..] {
             [] => None,
             _ if !self.request.overwrite => return Err(taken(&self.request.name)),

@@ -17,6 +17,8 @@ mod daemon;
 mod disk;
 mod error;
 mod export;
+#[cfg(test)]
+mod fixture;
 mod guest;
 mod host;
 mod hypervisor;

@@ -99,10 +99,11 @@ impl Guest {
             return Err(error);
         }
         let _turn = self.turn.lock().await;
+        let ending = self.ending();
         let done = tokio::select! {
             // First of all: one that was destroyed meanwhile is not touched any more.
             biased;
-            () = self.ending.cancelled() => true,
+            () = ending.cancelled() => true,
             done = self.asked_twice(until, before.state == Paused) => done,
         };
         if done {

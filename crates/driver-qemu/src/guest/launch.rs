@@ -39,10 +39,11 @@ impl Guest {
         let guest = self.clone();
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
+            let ending = guest.ending();
             let done = tokio::select! {
                 // First of all: one that was destroyed meanwhile is not touched any more.
                 biased;
-                () = guest.ending.cancelled() => return,
+                () = ending.cancelled() => return,
                 done = guest.launch() => done,
             };
             if let Err(error) = done {

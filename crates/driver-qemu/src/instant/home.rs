@@ -4,6 +4,7 @@
 //! they go on when Portolan is gone, and the next one finds them. When all disks are whole and flushed, the guest's
 //! document says so, and only then are the sources served no more.
 
+use super::Claim;
 use crate::QemuError;
 use crate::command::backup_name;
 use crate::guest::Guest;
@@ -37,7 +38,11 @@ enum Disk {
 }
 
 impl Guest {
-    pub(super) async fn bring_home(self: &Arc<Self>, fence: i64, observer: &HomeObserver) -> Result<(), DriverError> {
+    pub(super) async fn bring_home(
+        self: &Arc<Self>,
+        claim: &Claim,
+        observer: &HomeObserver,
+    ) -> Result<(), DriverError> {
         let qmp = self.qmp()?;
         let spec = self.spec();
         let disks: Vec<_> = spec.disks.iter().filter(|disk| spec.is_remote(&disk.id)).collect();
@@ -45,7 +50,7 @@ impl Guest {
         let (mut furthest, mut tries, mut starts) = (0, 0, 0);
         let mut events = qmp.events();
         loop {
-            self.is_newest(fence)?;
+            self.is_held_by(claim)?;
             let (mut done, mut home, mut halted) = (0, 0, Vec::new());
             let (jobs, stats) = look(&qmp).await?;
             for disk in &disks {
@@ -103,18 +108,11 @@ impl Guest {
                 qmp.execute("blockdev-del", Some(wish)).await.map_err(QemuError::from)?;
             }
         }
-        self.is_newest(fence)?;
+        self.is_held_by(claim)?;
         let home = |spec: &mut crate::GuestSpec| {
             spec.instant.iter_mut().for_each(|instant| instant.remote.clear());
         };
         Ok(self.change(home).await?)
-    }
-
-    fn is_newest(&self, fence: i64) -> Result<(), DriverError> {
-        match self.spec().instant {
-            Some(instant) if instant.fence > fence => Err(DriverError::Fenced),
-            _ => Ok(()),
-        }
     }
 }
 
