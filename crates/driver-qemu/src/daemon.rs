@@ -3,7 +3,7 @@
 
 use crate::QemuError;
 use crate::layout::open_private;
-use crate::process::{self, Process};
+use crate::process::{self, KILL_LIMIT, Process};
 use crate::programs::Programs;
 use crate::wire::socket_in;
 use portolan_nbd::{Address, ClientOptions, Connection, NbdError};
@@ -20,7 +20,6 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(5);
 /// How long it may take to write out what it holds when it is asked to end.
 const END_LIMIT: Duration = Duration::from_secs(120);
-const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A place where a daemon may run.
 #[derive(Debug, Clone)]

@@ -189,6 +189,10 @@ impl Import {
         if !matches!(guest.observed().state, GuestState::Stopped | GuestState::Failed) || guest.pid().is_some() {
             return Err(busy("not off"));
         }
+        // A QEMU that nobody knows of runs on the disks that are about to go.
+        if guest.find_process().await?.is_some() {
+            return Err(busy("not off"));
+        }
         crate::export::end_offline(guest, "the guest was replaced").await?;
         let before = guest.spec();
         let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all);

@@ -2,6 +2,7 @@
 
 use super::{AGENT_LIMIT, Guest, GuestState, held};
 use crate::QemuError;
+use crate::process::KILL_LIMIT;
 use crate::qga::ShutdownMode;
 use crate::spec::{Desired, Phase};
 use std::future::Future;
@@ -12,8 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long QEMU may take to end when it is told to.
 const QUIT_LIMIT: Duration = Duration::from_secs(20);
-/// How long a process may take to end when it is killed.
-const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a guest that was reset may take to show it.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
 
