@@ -193,7 +193,9 @@ impl Import {
         if guest.find_process().await?.is_some() {
             return Err(busy("not off"));
         }
-        crate::export::end_offline(guest, "the guest was replaced").await?;
+        // Nor is its disks' backup begun until the new ones are there.
+        let exports = guest.exports.lock().await;
+        crate::export::end_offline_within(guest, &exports, "the guest was replaced").await?;
         let before = guest.spec();
         let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all);
         let old = plan::files(&before);

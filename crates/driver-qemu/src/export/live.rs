@@ -314,6 +314,11 @@ pub(super) async fn end(guest: &Guest, record: &Record, keep: bool) -> Result<()
     Ok(())
 }
 
+/// Takes away all that exports of the guest left, where nothing tells what that is.
+pub(super) async fn clear(guest: &Guest) -> Result<(), QemuError> {
+    sweep(&guest.backup_monitor().await?, guest, &guest.spec()).await
+}
+
 /// Takes away whatever any export left in QEMU and beside its disks. Each step finds out whether it is needed.
 async fn sweep(qmp: &Qmp, guest: &Guest, spec: &GuestSpec) -> Result<(), QemuError> {
     let there = nodes(qmp).await?;

@@ -113,13 +113,13 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, QemuError> {
 }
 
 /// The guest's export; nothing when there is none.
-pub(super) async fn read(guest: &Guest) -> Result<Option<Record>, DriverError> {
+pub(super) async fn read(guest: &Guest) -> Result<Option<Record>, QemuError> {
     let path = guest.dir().join(RECORD);
     let read = guest.files(move || {
         let Some(text) = read_bounded(&path)? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|e| QemuError::Damaged { path, reason: e.to_string() })
     });
-    Ok(read.await?)
+    read.await
 }
 
 /// Writes it down, durably.
