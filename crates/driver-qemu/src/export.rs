@@ -264,11 +264,14 @@ async fn sound_record(guest: &Arc<Guest>) -> Result<Option<Record>, DriverError>
         read => return Ok(read?),
     };
     tracing::warn!(guest = guest.id(), error = error.text(), "the record of an export cannot be read, and is removed");
-    if guest.pid().is_some() {
+    let cleared = if guest.pid().is_some() {
         freeze::thaw_left(guest).await;
-        if let Err(error) = live::clear(guest).await {
-            tracing::warn!(guest = guest.id(), error = error.text(), "what an export left could not be removed");
-        }
+        live::clear(guest).await
+    } else {
+        offline::clear(guest).await
+    };
+    if let Err(error) = cleared {
+        tracing::warn!(guest = guest.id(), error = error.text(), "what an export left could not be removed");
     }
     record::remove(guest).await?;
     Ok(None)

@@ -104,7 +104,11 @@ impl Import {
         // From here on every older attempt is out, also when this one dies at once. What it wrote is kept.
         staged.fence = self.request.fence;
         staged::write(shared, &staged).await?;
-        self.daemon().end(true).await?;
+        if let Err(error) = self.daemon().end(true).await {
+            // What was flushed is there; the rest nobody was promised.
+            tracing::warn!(import = staged.token, error = error.text(), "the daemon of an import is killed");
+            self.daemon().end(false).await?;
+        }
         if staged.phase == Phase::Making {
             staged::make_disks(shared, &staged).await?;
             staged.phase = Phase::Writing;
@@ -166,7 +170,7 @@ impl Import {
                     Phase::Committing { guest, .. } => guest.clone(),
                     _ => self.host.free_id(),
                 };
-                let spec = plan::spec(&self.host, &self.request, &staged, &id, None, &all);
+                let spec = plan::spec(&self.host, &self.request, &staged, &id, None, &all)?;
                 staged.phase = Phase::Committing { guest: id, files: plan::files(&spec), old: Vec::new() };
                 staged::write(shared, &staged).await?;
                 staged::move_disks(shared, &staged).await?;
@@ -197,7 +201,7 @@ impl Import {
         let exports = guest.exports.lock().await;
         crate::export::end_offline_within(guest, &exports, "the guest was replaced").await?;
         let before = guest.spec();
-        let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all);
+        let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all)?;
         let old = plan::files(&before);
         staged.phase = Phase::Committing { guest: before.id.clone(), files: plan::files(&spec), old };
         staged::write(shared, staged).await?;

@@ -3,6 +3,7 @@
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::qga::ShutdownMode;
+use crate::settings::LONGEST_WAIT;
 use crate::spec::Desired;
 use portolan_driver::PowerAction;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Guest {
     /// Asks the agent, and then the power button; unlike [`Guest::stop`] never pulls the plug, and waits for it.
     async fn shut_down_within(self: &Arc<Self>, within: Duration) -> Result<(), QemuError> {
         use GuestState::{Paused, Running, Stopping};
-        let until = Instant::now() + within;
+        let until = Instant::now() + within.min(LONGEST_WAIT);
         let before = self.shift(&[Running, Paused], Stopping)?;
         if let Err(error) = self.change(|spec| spec.desired = Desired::Stopped).await {
             let _ = self.shift_because(&[Stopping], before.state, before.reason.as_deref());

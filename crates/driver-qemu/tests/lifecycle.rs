@@ -5,7 +5,7 @@
 mod common;
 
 use common::{LONG, Place, comes_to, machines, open, own, wish};
-use portolan_driver::{CloudDriver, CloudDriverExt, CloudErrorKind, Hypervisor};
+use portolan_driver::{CloudDriver, CloudDriverExt, CloudErrorKind, Hypervisor, PowerAction, PowerRequest};
 use portolan_driver_qemu::{
     Desired, GuestSpec, GuestState, NicMode, Phase, QemuCloud, QemuError, QemuHypervisor, QemuSettings, QgaError, Seen,
 };
@@ -253,6 +253,22 @@ async fn a_guest_that_does_not_listen_runs_on_unless_it_may_be_forced() {
     comes_to(&guest, GuestState::Running).await;
     guest.power_off().await.unwrap();
     assert_eq!(guest.observed().state, GuestState::Stopped);
+}
+
+/// However long somebody wants to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_without_an_end_are_a_day() {
+    let place = Place::with_blank();
+    let host = place.open().await;
+    let guest = own(host.create(wish("alpha", "blank")).await.unwrap());
+    comes_to(&guest, GuestState::Running).await;
+    let action = PowerAction::Shutdown { within: Duration::MAX };
+    let request = PowerRequest { vm: guest.id().into(), incarnation: guest.spec().incarnation, action };
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let asked = tokio::spawn(async move { hypervisor.power(request).await });
+    comes_to(&guest, GuestState::Stopping).await;
+    guest.qmp().unwrap().quit().await.unwrap();
+    asked.await.unwrap().expect("it is off");
 }
 
 #[tokio::test(flavor = "multi_thread")]

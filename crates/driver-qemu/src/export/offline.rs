@@ -35,8 +35,7 @@ pub(super) async fn fix(
     let spec = guest.spec();
     let disks: Vec<DiskSpec> =
         spec.disks.iter().filter(|disk| record.disks.iter().any(|one| one.id == disk.id)).cloned().collect();
-    daemon(guest).end(false).await?;
-    remove_files(guest).await?;
+    clear(guest).await?;
     let (images, looked) = (guest.shared.layout.images(), disks.clone());
     blocking(move || looked.iter().try_for_each(|disk| image::unchanged(&images, &disk.base))).await?;
     let known = record::checkpoints(guest).await?;
@@ -110,10 +109,15 @@ pub(super) async fn stop(guest: &Guest) -> Result<(), QemuError> {
     daemon(guest).end(false).await
 }
 
+/// Ends the daemon, and removes what any export left beside the disks.
+pub(super) async fn clear(guest: &Guest) -> Result<(), QemuError> {
+    stop(guest).await?;
+    remove_files(guest).await
+}
+
 /// Takes everything away, and the checkpoint but with `keep`.
 pub(super) async fn end(guest: &Guest, record: &Record, keep: bool) -> Result<(), QemuError> {
-    stop(guest).await?;
-    remove_files(guest).await?;
+    clear(guest).await?;
     match record.checkpoint.as_ref().filter(|_| !keep) {
         Some(checkpoint) => drop_checkpoint(guest, checkpoint).await,
         None => Ok(()),

@@ -5,8 +5,8 @@ use crate::QemuError;
 use crate::guest::blocking;
 use crate::host::{QemuHost, Seen};
 use crate::hypervisor::HOST;
-use crate::layout::{DEFAULT_DATASTORE, is_plain};
-use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark};
+use crate::layout::{DEFAULT_DATASTORE, document, is_plain};
+use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, MOST_DISKS, MOST_NICS};
 use portolan_driver::{DriverError, ImportRequest};
 use std::collections::HashSet;
 
@@ -24,6 +24,12 @@ pub(super) fn check(host: &QemuHost, request: &ImportRequest) -> Result<(), Driv
     let name = &request.name;
     if name.trim().is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
         return unsupported("a guest's name has 1 to 255 characters, and none of them controls anything".into());
+    }
+    if request.disks.len() > MOST_DISKS {
+        return unsupported(format!("a guest of more than {MOST_DISKS} disks"));
+    }
+    if request.template.as_ref().is_some_and(|vm| vm.nics.len() > MOST_NICS) {
+        return unsupported(format!("a guest of more than {MOST_NICS} network cards"));
     }
     let mut seen = HashSet::new();
     for disk in &request.disks {
@@ -84,7 +90,7 @@ pub(super) async fn wish(host: &QemuHost, request: &ImportRequest) -> Result<Wis
     Ok(Wish { name: request.name.clone(), overwrite: request.overwrite, disks })
 }
 
-/// The guest, in the place of another one or beside all others.
+/// The guest, in the place of another one or beside all others; an error when it cannot be written down.
 pub(super) fn spec(
     host: &QemuHost,
     request: &ImportRequest,
@@ -92,7 +98,7 @@ pub(super) fn spec(
     id: &str,
     before: Option<&GuestSpec>,
     all: &[Seen],
-) -> GuestSpec {
+) -> Result<GuestSpec, QemuError> {
     let uuid = before.map_or_else(|| host.shared.ids.uuid(), |before| before.uuid);
     let bare = host.bare(id.to_owned(), &request.name, uuid);
     let incarnation = &bare.incarnation;
@@ -120,7 +126,7 @@ pub(super) fn spec(
     let disks = disks.collect();
     let template = request.template.as_ref();
     let memory = template.map_or(0, |vm| vm.memory_bytes);
-    GuestSpec {
+    let spec = GuestSpec {
         cpus: template.map_or(1, |vm| vm.cpus.max(1)),
         memory_bytes: if memory < LEAST_MEMORY { MEMORY } else { memory },
         disks,
@@ -130,7 +136,8 @@ pub(super) fn spec(
         desired: Desired::Stopped,
         import: Some(ImportMark { token: request.token.clone(), fence: request.fence }),
         ..bare
-    }
+    };
+    document(&spec).map(|_| spec)
 }
 
 /// The files of a guest's disks.
