@@ -7,6 +7,7 @@
 mod home;
 mod plan;
 mod ready;
+mod resting;
 mod serve;
 
 pub(crate) use serve::Serving;
@@ -19,11 +20,13 @@ use async_trait::async_trait;
 use portolan_driver::{DriverError, HomeObserver, InstantRequest, InstantSession, NativeVm, Readiness, Ready};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How long the monitor of a guest that was found may take to answer, and how often it is looked.
 const MONITOR_LIMIT: Duration = Duration::from_secs(60);
 const MONITOR_POLL: Duration = Duration::from_millis(20);
+/// How long the end of a guest whose monitor ended may take to be noticed.
+const REST_LIMIT: Duration = Duration::from_secs(10);
 /// How often a guest is started that does not stay.
 const MOST_STARTS: u32 = 2;
 
@@ -188,6 +191,26 @@ pub(crate) struct Session {
     begun: Instant,
 }
 
+impl Session {
+    /// Brings the data home while the guest runs, and while it is off: whoever turns it on or off need not wait.
+    async fn comes_home(&self, observer: &HomeObserver) -> Result<(), DriverError> {
+        let guest = &self.guest;
+        loop {
+            if guest.comes_home_resting(&self.claim, observer).await? {
+                return Ok(());
+            }
+            guest.comes_out_of(&[GuestState::Pending, GuestState::Starting]).await?;
+            let Err(error) = guest.bring_home(&self.claim, observer).await else { return Ok(()) };
+            // Its monitor ends with it: it was turned off, or is not to be had.
+            let mut seen = guest.observe();
+            let rests = timeout(REST_LIMIT, seen.wait_for(|seen| seen.state == GuestState::Stopped));
+            if guest.qmp().is_ok() || !matches!(rests.await, Ok(Ok(_))) {
+                return Err(error);
+            }
+        }
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.isolated {
@@ -221,7 +244,7 @@ impl InstantSession for Session {
             return Err(DriverError::Conflict("a trial has no home".into()));
         }
         if let Some(serving) = &self.serving {
-            self.guest.bring_home(&self.claim, observer).await?;
+            self.comes_home(observer).await?;
             serving.stop().await;
         }
         Ok(self.vm())

@@ -109,10 +109,12 @@ impl Guest {
             }
         }
         self.is_held_by(claim)?;
-        let home = |spec: &mut crate::GuestSpec| {
-            spec.instant.iter_mut().for_each(|instant| instant.remote.clear());
-        };
-        Ok(self.change(home).await?)
+        Ok(self.stands_alone().await?)
+    }
+
+    /// Writes down that all the guest's data is here.
+    pub(super) async fn stands_alone(&self) -> Result<(), QemuError> {
+        self.change(|spec| spec.instant.iter_mut().for_each(|instant| instant.remote.clear())).await
     }
 }
 

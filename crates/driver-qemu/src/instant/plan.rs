@@ -57,6 +57,15 @@ impl QemuHost {
         stores: &[String],
     ) -> Result<GuestSpec, DriverError> {
         let settings = &self.shared.settings;
+        // Another attempt may have made it since it was looked for.
+        let token = format!("{TOKEN}{}", wish.token);
+        match all.iter().filter_map(Seen::spec).find(|spec| spec.token == token) {
+            Some(spec) if spec.instant.as_ref().is_some_and(|instant| instant.fence > wish.fence) => {
+                return Err(DriverError::Fenced);
+            }
+            Some(_) => return Err(DriverError::Conflict(format!("'{}' is begun by somebody else", wish.token))),
+            None => {}
+        }
         let named = |seen: &Seen| seen.spec().is_some_and(|spec| spec.name == wish.name && !spec.is_hidden());
         if !wish.isolated && all.iter().any(named) {
             return Err(DriverError::Conflict(format!("a machine '{}' is there already", wish.name)));
@@ -90,7 +99,7 @@ impl QemuHost {
         };
         let remote = disks.iter().map(|disk| disk.id.clone()).collect();
         Ok(GuestSpec {
-            token: format!("{TOKEN}{}", wish.token),
+            token,
             cpus: size.cpus,
             memory_bytes: size.memory_mb << 20,
             disks,
