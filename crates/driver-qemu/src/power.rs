@@ -3,6 +3,7 @@
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::qga::ShutdownMode;
+use crate::qmp::QmpError;
 use crate::settings::LONGEST_WAIT;
 use crate::spec::Desired;
 use portolan_driver::PowerAction;
@@ -128,10 +129,12 @@ impl Guest {
         if self.agent_does(ShutdownMode::Powerdown, share, self.has_stopped(share)).await {
             return true;
         }
-        match self.qmp() {
-            Ok(qmp) => qmp.system_powerdown().await.is_ok() && self.has_stopped(left()).await,
-            // Its monitor ended: so did it, most likely.
-            Err(_) => self.has_stopped(left()).await,
+        if let Ok(qmp) = self.qmp()
+            && let Err(QmpError::Refused { .. }) = qmp.system_powerdown().await
+        {
+            return false;
         }
+        // Also when its monitor ended: so did it, most likely.
+        self.has_stopped(left()).await
     }
 }

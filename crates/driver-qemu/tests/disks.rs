@@ -7,7 +7,7 @@ mod common;
 
 use common::exports::{clean, export, pull, request, same, truth};
 use common::{Place, comes_to, console_says, machines, open, own, wish};
-use portolan_driver::{Changes, ExportRequest, ExportSession};
+use portolan_driver::{Changes, ExportRequest};
 use portolan_driver_qemu::{DiskSpec, Guest, GuestSpec, GuestState, QemuHost};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,14 +45,15 @@ async fn rebuilt(
     (host, guest)
 }
 
+/// What a backup was like: its checkpoint, and for each disk what changed and how many bytes were read.
+struct Backup {
+    checkpoint: String,
+    changes: Vec<Changes>,
+    read: Vec<u64>,
+}
+
 /// Backs the guest up onto what is there, and compares it with what the guest has. The guest is held meanwhile.
-async fn backup(
-    place: &Place,
-    host: &Arc<QemuHost>,
-    guest: &Guest,
-    wish: ExportRequest,
-    files: &[PathBuf],
-) -> (Box<dyn ExportSession>, Vec<u64>) {
+async fn backup(place: &Place, host: &Arc<QemuHost>, guest: &Guest, wish: ExportRequest, files: &[PathBuf]) -> Backup {
     shell(guest, "sync").await;
     guest.qmp().unwrap().stop().await.unwrap();
     let session = export(host, wish).await;
@@ -66,11 +67,12 @@ async fn backup(
     session.release(true).await.unwrap();
     guest.qmp().unwrap().cont().await.unwrap();
     comes_to(guest, GuestState::Running).await;
-    (session, read)
+    let checkpoint = session.exported().checkpoint.clone().unwrap();
+    Backup { checkpoint, changes: session.exported().disks.iter().map(|disk| disk.changes.clone()).collect(), read }
 }
 
-fn since(guest: &Guest, token: &str, before: &dyn ExportSession) -> ExportRequest {
-    let checkpoint = before.exported().checkpoint.clone().unwrap();
+fn since(guest: &Guest, token: &str, before: &Backup) -> ExportRequest {
+    let checkpoint = before.checkpoint.clone();
     ExportRequest { since: Some(checkpoint.clone()), keep: vec![checkpoint], ..request(guest, token, 1) }
 }
 
@@ -83,7 +85,7 @@ async fn a_disk_that_was_added_or_resized_is_read_whole_and_no_other() {
     console_says(&guest, "GUEST-READY").await;
     comes_to(&guest, GuestState::Running).await;
     let files = ["root.raw", "data.raw"].map(|name| place.root().join(name));
-    let (first, _) = backup(&place, &host, &guest, request(&guest, "first", 1), &files).await;
+    let first = backup(&place, &host, &guest, request(&guest, "first", 1), &files).await;
 
     let store = place.root().join("datastores/default").join(guest.id());
     let extra = store.join("d1.qcow2");
@@ -95,10 +97,10 @@ async fn a_disk_that_was_added_or_resized_is_read_whole_and_no_other() {
     })
     .await;
     shell(&guest, "dd if=/dev/urandom of=/dev/vdb bs=1M count=8 2>/dev/null; echo more > /data/more").await;
-    let (second, read) = backup(&place, &host, &guest, since(&guest, "second", &*first), &files).await;
-    let disks = &second.exported().disks;
-    assert!(matches!(&disks[0].changes, Changes::Ranges(_)), "{:?}", disks[0].changes);
-    assert!(matches!(&disks[1].changes, Changes::Lost(why) if why.contains("added after")), "{:?}", disks[1].changes);
+    let second = backup(&place, &host, &guest, since(&guest, "second", &first), &files).await;
+    let (changes, read) = (&second.changes, &second.read);
+    assert!(matches!(&changes[0], Changes::Ranges(_)), "{:?}", changes[0]);
+    assert!(matches!(&changes[1], Changes::Lost(why) if why.contains("added after")), "{:?}", changes[1]);
     println!("added: {read:?} bytes");
     assert!(read[0] < 32 * MIB && read[1] == 8 * MIB, "{read:?}");
 
@@ -109,21 +111,21 @@ async fn a_disk_that_was_added_or_resized_is_read_whole_and_no_other() {
     .await;
     shell(&guest, "dd if=/dev/urandom of=/dev/vdb bs=1M seek=80 count=4 2>/dev/null; echo word > /data/more").await;
     std::fs::File::options().write(true).open(&files[1]).unwrap().set_len(0).unwrap();
-    let (third, read) = backup(&place, &host, &guest, since(&guest, "third", &*second), &files).await;
-    let disks = &third.exported().disks;
-    assert!(matches!(&disks[0].changes, Changes::Ranges(_)), "{:?}", disks[0].changes);
+    let third = backup(&place, &host, &guest, since(&guest, "third", &second), &files).await;
+    let (changes, read) = (&third.changes, &third.read);
+    assert!(matches!(&changes[0], Changes::Ranges(_)), "{:?}", changes[0]);
     let why = "resized from 67108864 to 100663296";
-    assert!(matches!(&disks[1].changes, Changes::Lost(said) if said.contains(why)), "{:?}", disks[1].changes);
+    assert!(matches!(&changes[1], Changes::Lost(said) if said.contains(why)), "{:?}", changes[1]);
     println!("resized: {read:?} bytes");
     assert!(read[0] < 32 * MIB && read[1] == 12 * MIB, "{read:?}");
 
     // From there on both are followed again.
     shell(&guest, "dd if=/dev/urandom of=/dev/vdb bs=1M seek=1 count=1 2>/dev/null").await;
-    let (fourth, read) = backup(&place, &host, &guest, since(&guest, "fourth", &*third), &files).await;
-    let changes: Vec<_> = fourth.exported().disks.iter().map(|disk| disk.changes.clone()).collect();
+    let fourth = backup(&place, &host, &guest, since(&guest, "fourth", &third), &files).await;
+    let (changes, read) = (&fourth.changes, &fourth.read);
     assert!(changes.iter().all(|changes| matches!(changes, Changes::Ranges(_))), "{changes:?}");
     assert_eq!(read[1], MIB);
-    clean(&place, &guest, &[&third, &fourth].map(|one| one.exported().checkpoint.as_deref().unwrap())).await;
+    clean(&place, &guest, &[&third.checkpoint, &fourth.checkpoint]).await;
 }
 
 /// A disk may be longer than its image: what is asked for behind the image's end is the disk's own.

@@ -267,7 +267,8 @@ async fn waits_without_an_end_are_a_day() {
     let hypervisor = QemuHypervisor::new(host.clone());
     let asked = tokio::spawn(async move { hypervisor.power(request).await });
     comes_to(&guest, GuestState::Stopping).await;
-    guest.qmp().unwrap().quit().await.unwrap();
+    // It may be gone before it answers.
+    let _ = guest.qmp().unwrap().quit().await;
     asked.await.unwrap().expect("it is off");
 }
 
