@@ -358,8 +358,9 @@ pub trait ImportSession: Send + Sync {
     /// The disk of that name, to write. Disks that were written before a restart are as they were then.
     async fn disk(&self, name: &str) -> Result<Arc<dyn BlockSink>, DriverError>;
 
-    /// Makes the machine visible, whole and durable, or not at all. Repeating it after success returns the same
-    /// machine.
+    /// Makes the machine visible, whole and durable, or not at all. Every sink must have been flushed before: of what
+    /// was written after its last flush, the machine may have some or nothing. Repeating it after success returns the
+    /// same machine.
     async fn commit(&self) -> Result<NativeVm, DriverError>;
 
     /// Drops everything written. Repeating it is fine; after a commit it does nothing.
