@@ -5,8 +5,8 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use portolan_model::Timestamp;
 use portolan_model::query::Page;
+use portolan_model::{Name, Timestamp};
 use serde::de::DeserializeOwned;
 
 /// A page without a limit has this many items.
@@ -59,13 +59,38 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let unknown = || ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such resource");
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
-        match text.chars().count() <= 255 && !text.chars().any(char::is_control) {
-            true => Ok(Self(text)),
-            false => Err(unknown()),
-        }
+        Ok(Self(fit(text)?))
     }
+}
+
+/// The same where one thing is named within another.
+pub(crate) struct NamedIn(pub(crate) String, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedIn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let both = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((outer, inner)) = both.map_err(|_| unknown())?;
+        Ok(Self(fit(outer)?, fit(inner)?))
+    }
+}
+
+fn fit(text: String) -> Result<String, ApiError> {
+    match text.chars().count() <= 255 && !text.chars().any(char::is_control) {
+        true => Ok(text),
+        false => Err(unknown()),
+    }
+}
+
+fn unknown() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such resource")
+}
+
+/// A name for something new.
+pub(crate) fn name(text: &str) -> Result<Name, ApiError> {
+    Name::new(text).map_err(|e| ApiError::invalid(format!("name: {e}")))
 }
 
 /// The part of a list that is asked for.

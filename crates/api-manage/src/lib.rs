@@ -1,5 +1,5 @@
-//! The management API: platforms, destinations, accounts, tokens, tenants, tasks and the audit log, for operators and
-//! for the command line.
+//! The management API: platforms, machines, backups, destinations, accounts, tokens, tenants, tasks and the audit log,
+//! for operators and for the command line.
 //!
 //! Every request carries an API token (`Authorization: Bearer`) or a login and a password (`Basic`). Bodies are JSON
 //! and strict: what is not known is refused, so that a typing error never passes for a default. `docs/managing.md`
@@ -53,7 +53,7 @@ pub fn router(portolan: Arc<Portolan>, options: ManageOptions) -> Router {
 
 /// Every path that is served.
 fn table() -> Vec<(&'static str, MethodRouter<Manage>)> {
-    use handlers::{accounts, destinations, platforms, system, tasks, tenants, tokens};
+    use handlers::{accounts, backups, destinations, machines, platforms, system, tasks, tenants, tokens};
     vec![
         ("/drivers", get(platforms::drivers)),
         ("/platforms", get(platforms::list).post(platforms::add)),
@@ -67,6 +67,20 @@ fn table() -> Vec<(&'static str, MethodRouter<Manage>)> {
         ("/destinations/{destination}/test", post(destinations::try_stored)),
         ("/destinations/{destination}/default", put(destinations::make_default)),
         ("/destinations/{destination}/recovery-key", post(destinations::make_recovery_key)),
+        ("/machines", get(machines::list)),
+        ("/machines/{machine}", get(machines::show)),
+        ("/machines/{machine}/power", post(machines::power)),
+        ("/machines/{machine}/clone", post(machines::clone)),
+        ("/machines/{machine}/move", post(machines::relocate)),
+        ("/machines/{machine}/backup", post(machines::back_up)),
+        ("/machines/{machine}/snapshots", get(machines::snapshots).post(machines::snapshot)),
+        ("/machines/{machine}/snapshots/{snapshot}", axum::routing::delete(machines::remove_snapshot)),
+        ("/machines/{machine}/snapshots/{snapshot}/revert", post(machines::revert)),
+        ("/backups", get(backups::list)),
+        ("/backups/{backup}", get(backups::show)),
+        ("/backups/{backup}/restore", post(backups::restore)),
+        ("/backups/{backup}/instant-restore", post(backups::instant_restore)),
+        ("/backups/{backup}/trial", post(backups::trial)),
         ("/whoami", get(accounts::whoami)),
         ("/accounts", get(accounts::list).post(accounts::add)),
         ("/accounts/{account}", get(accounts::show).patch(accounts::change).delete(accounts::remove)),

@@ -90,7 +90,7 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
 #[openapi(
     info(
         title = "Portolan management API",
-        description = "Platforms, destinations, accounts, tokens, tenants, tasks and the audit log. Times are RFC 3339, sizes bytes. \
+        description = "Platforms, machines, backups, destinations, accounts, tokens, tenants, tasks and the audit log. Times are RFC 3339, sizes bytes. \
                        Unknown fields and unknown parameters are refused. Secrets go in and never come out, but for \
                        those that are told once: tokens, generated passwords, recovery keys.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
@@ -113,6 +113,21 @@ fn common_answers(path: &str, writes: bool, operation: &mut Operation) {
         crate::handlers::destinations::try_stored,
         crate::handlers::destinations::make_default,
         crate::handlers::destinations::make_recovery_key,
+        crate::handlers::machines::list,
+        crate::handlers::machines::show,
+        crate::handlers::machines::power,
+        crate::handlers::machines::clone,
+        crate::handlers::machines::relocate,
+        crate::handlers::machines::back_up,
+        crate::handlers::machines::snapshots,
+        crate::handlers::machines::snapshot,
+        crate::handlers::machines::remove_snapshot,
+        crate::handlers::machines::revert,
+        crate::handlers::backups::list,
+        crate::handlers::backups::show,
+        crate::handlers::backups::restore,
+        crate::handlers::backups::instant_restore,
+        crate::handlers::backups::trial,
         crate::handlers::accounts::whoami,
         crate::handlers::accounts::list,
         crate::handlers::accounts::add,

@@ -155,6 +155,55 @@ async fn accounts_tokens_and_tenants() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn machines_and_backups() {
+    let world = World::new().await;
+    world.factories.hypervisor("lab").add_vm("web", &[("disk", vec![1; 4096])]);
+    let lab = json!({ "name": "lab", "driver": "fake", "settings": { "root": "lab" } });
+    world.root("POST /platforms", lab).await;
+    world.root("POST /destinations", json!({ "name": "vault", "kind": "memory", "settings": { "bucket": "b" } })).await;
+    world.start();
+    world.pass(Duration::from_secs(10)).await;
+    let mut scribe = Scribe::new(&world);
+    let settled = async || world.pass(Duration::from_secs(60)).await;
+    scribe.ask("root", "GET /machines?platform=lab", Value::Null).await;
+    scribe.ask("ben", "GET /machines", Value::Null).await;
+    scribe.ask("root", "POST /machines/web/power", json!({ "action": "start" })).await;
+    settled().await;
+    scribe.ask("root", "GET /machines/web", Value::Null).await;
+    let made = scribe.ask("root", "POST /machines/web/snapshots", json!({ "name": "before", "memory": true })).await;
+    settled().await;
+    scribe.ask("root", &format!("GET /tasks/{}", made["id"].as_str().unwrap()), Value::Null).await;
+    let there = scribe.ask("root", "GET /machines/web/snapshots", Value::Null).await;
+    let snapshot = format!("/machines/web/snapshots/{}", there["items"][0]["id"].as_str().unwrap());
+    scribe.ask("root", &format!("POST {snapshot}/revert"), Value::Null).await;
+    settled().await;
+    scribe.ask("root", &format!("DELETE {snapshot}"), Value::Null).await;
+    settled().await;
+    scribe.ask("root", "POST /machines/web/clone", json!({ "name": "web-2" })).await;
+    settled().await;
+    scribe.ask("root", "POST /machines/web/backup", json!({ "type": "full" })).await;
+    settled().await;
+    let list = world.root("GET /backups?machine=web", Value::Null).await;
+    let backup = format!("/backups/{}", list["items"][0]["id"].as_str().unwrap());
+    scribe.ask("root", &format!("POST {backup}/trial"), json!({ "within_seconds": 60 })).await;
+    settled().await;
+    scribe.ask("root", &format!("GET {backup}"), Value::Null).await;
+    scribe.ask("root", &format!("POST {backup}/restore"), json!({ "overwrite": true, "power_off": true })).await;
+    settled().await;
+    scribe.ask("root", &format!("POST {backup}/instant-restore"), json!({ "name": "web-3" })).await;
+    settled().await;
+    let failed = scribe.ask("root", "GET /tasks?state=failed", Value::Null).await;
+    assert_eq!(failed["total"], 0);
+    let names = world.root("GET /machines", Value::Null).await;
+    let names: Vec<&str> = names["items"].as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["web", "web-2", "web-3"]);
+    scribe.ask("root", "POST /machines/nope/power", json!({ "action": "off" })).await;
+    scribe.ask("root", "POST /machines/web/clone", json!({ "name": "web-2" })).await;
+    scribe.ask("root", "GET /backups?limit=1", Value::Null).await;
+    insta::assert_snapshot!(scribe.book);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tasks() {
     let world = World::new().await;
     let mut scribe = Scribe::new(&world);

@@ -25,6 +25,20 @@ fn bodies() -> Vec<(&'static str, Value)> {
         ("PATCH /tenants/blue", json!({ "name": "blue", "external_id": "os-blue" })),
         ("PUT /tasks/drain", json!({ "draining": true })),
         ("POST /tasks/00000000-0000-0000-0000-000000000000/abandon", json!({ "reason": "x" })),
+        ("POST /machines/web/power", json!({ "action": "shutdown", "within_seconds": 60 })),
+        ("POST /machines/web/clone", json!({ "name": "x", "datastore": "d" })),
+        ("POST /machines/web/move", json!({ "datastore": "d" })),
+        ("POST /machines/web/backup", json!({ "type": "FULL", "destination": "vault" })),
+        ("POST /machines/web/snapshots", json!({ "name": "x", "memory": false })),
+        (
+            "POST /backups/00000000-0000-0000-0000-000000000000/restore",
+            json!({ "name": "x", "platform": "lab", "overwrite": true, "power_off": false }),
+        ),
+        (
+            "POST /backups/00000000-0000-0000-0000-000000000000/instant-restore",
+            json!({ "name": "x", "datastore": "d" }),
+        ),
+        ("POST /backups/00000000-0000-0000-0000-000000000000/trial", json!({ "console": "x", "within_seconds": 60 })),
     ]
 }
 
@@ -115,6 +129,10 @@ async fn texts_that_no_name_can_be_are_refused() {
             json!({ "name": "y", "driver": "fake", "settings": { "root": "a" }, "secrets": { "root": "b" } }),
         ),
         ("POST /destinations", json!({ "name": "y", "kind": "memory", "settings": {}, "recovery_key": "x" })),
+        ("POST /machines/web/power", json!({ "action": "explode" })),
+        ("POST /machines/web/power", json!({ "action": "start", "within_seconds": 5 })),
+        ("POST /machines/web/backup", json!({ "type": "HALF" })),
+        ("POST /machines/web/snapshots", json!({ "name": "a\nb" })),
     ] {
         assert_eq!(refused(&world, call, &[], body.to_string()).await.0, StatusCode::BAD_REQUEST, "{call} {body}");
     }

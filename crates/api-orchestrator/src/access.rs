@@ -21,6 +21,7 @@ use portolan_http::idempotency::{Identify, PortError, anonymous_sender, sender_o
 use portolan_model::{Caller, RequestKey, Role, Scope, Secret};
 use serde::Serialize;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What sessions of this dialect are filed under.
 pub(crate) const DIALECT: &str = "orchestrator";
@@ -59,7 +60,7 @@ impl Given {
     }
 
     /// The answer with the nodes of a cloud.
-    pub(crate) fn nodes(&self, cloud: &CloudView, nodes: Vec<CloudNode>) -> Response {
+    pub(crate) fn nodes(&self, cloud: &CloudView, nodes: Vec<Arc<CloudNode>>) -> Response {
         wire::written(self.state.rendered.nodes(cloud, nodes, self.style()))
     }
 

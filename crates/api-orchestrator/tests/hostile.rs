@@ -353,7 +353,7 @@ async fn random_requests_never_fail_the_server() {
 }
 
 /// The nodes of both clouds.
-async fn nodes(world: &World) -> Vec<CloudNode> {
+async fn nodes(world: &World) -> Vec<Arc<CloudNode>> {
     use portolan::driver::CloudDriverExt;
     let mut all = world.fake.nodes().await.unwrap();
     all.extend(world.real.nodes().await.unwrap());

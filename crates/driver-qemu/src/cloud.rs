@@ -70,9 +70,9 @@ impl CloudDriver for QemuCloud {
         &[CreateNodeFeature::SshKey]
     }
 
-    async fn list_nodes(&self, _from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, _from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         let all = self.host.list().await?;
-        Ok(CloudPage::whole(all.iter().map(node).collect()))
+        Ok(CloudPage::whole(all.iter().map(node).map(Arc::new).collect()))
     }
 
     async fn create_node(&self, wish: &CreateNode) -> Result<CreatedNode, CloudError> {

@@ -3,7 +3,7 @@
 
 use crate::QemuError;
 use crate::layout::open_private;
-use crate::process::{self, Process};
+use crate::process::{self, KILL_LIMIT, Process};
 use crate::programs::Programs;
 use crate::wire::socket_in;
 use portolan_nbd::{Address, ClientOptions, Connection, NbdError};
@@ -20,7 +20,6 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(5);
 /// How long it may take to write out what it holds when it is asked to end.
 const END_LIMIT: Duration = Duration::from_secs(120);
-const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A place where a daemon may run.
 #[derive(Debug, Clone)]
@@ -113,14 +112,17 @@ impl Daemon {
         !self.running().is_empty()
     }
 
-    /// Ends it, if it runs, and removes its files. With `gently` it writes out what it holds first.
+    /// Ends it, if it runs, and removes its files. With `gently` it writes out what it holds first; when that takes too
+    /// long it runs on, and this is an error: killed, it may lose what was written.
     pub(crate) async fn end(&self, gently: bool) -> Result<(), QemuError> {
         for process in self.running() {
             if gently {
                 process.terminate();
-                if timeout(END_LIMIT, process.ended()).await.is_ok() {
-                    continue;
+                if timeout(END_LIMIT, process.ended()).await.is_err() {
+                    let what = format!("qemu-storage-daemon did not write out within {} s", END_LIMIT.as_secs());
+                    return Err(QemuError::Conflict(what));
                 }
+                continue;
             }
             process.kill();
             if timeout(KILL_LIMIT, process.ended()).await.is_err() {
@@ -142,5 +144,33 @@ impl Daemon {
         for ending in ["sock", "log", "pid"] {
             let _ = std::fs::remove_file(self.dir.join(self.file(ending)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+    use tokio::io::AsyncReadExt;
+    use tokio::process::Command;
+
+    #[tokio::test]
+    async fn what_does_not_end_in_peace_is_not_killed_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' TERM; echo; read word", "sh", "--pidfile", "import.pid"]);
+        command.current_dir(dir.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        // It is deaf from here on.
+        child.stdout.take().unwrap().read_u8().await.unwrap();
+        let daemon = Daemon::new(dir.path().to_owned(), "import");
+        assert!(daemon.runs());
+        tokio::time::pause();
+        assert!(matches!(daemon.end(true).await, Err(QemuError::Conflict(_))));
+        assert!(daemon.runs(), "it may be writing still");
+        tokio::time::resume();
+        daemon.end(false).await.unwrap();
+        assert!(!daemon.runs());
+        child.wait().await.unwrap();
     }
 }

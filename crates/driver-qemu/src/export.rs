@@ -14,6 +14,7 @@ mod offline;
 mod record;
 mod source;
 
+use crate::QemuError;
 use crate::guest::{Guest, GuestState, held};
 use crate::hypervisor::{machine, power};
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use source::{HeldSource, Watch};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::MutexGuard;
 use tokio::time::timeout;
 
 /// How long a guest that is being started is waited for.
@@ -51,21 +53,14 @@ pub(crate) async fn open(guest: Arc<Guest>, request: ExportRequest) -> Result<Se
 }
 
 async fn open_whole(guest: Arc<Guest>, request: ExportRequest) -> Result<Session, DriverError> {
-    let spec = guest.spec();
-    let wanted = match &request.disks {
-        None => spec.disks.iter().map(|disk| disk.id.clone()).collect(),
-        Some(wanted) => {
-            if let Some(id) = wanted.iter().find(|id| !spec.disks.iter().any(|disk| disk.id == **id)) {
-                return Err(DriverError::NotFound { what: "disk", id: id.clone() });
-            }
-            let wanted = spec.disks.iter().filter(|disk| wanted.contains(&disk.id));
-            wanted.map(|disk| disk.id.clone()).collect::<Vec<_>>()
-        }
-    };
+    wanted(&guest, &request)?;
     settled(&guest).await?;
     let _turn = guest.exports.lock().await;
+    // Who waited may find another guest than before.
+    let wanted = wanted(&guest, &request)?;
+    is_settled(&guest, guest.observed().state)?;
     let runs = guest.pid().is_some();
-    if let Some(mut record) = record::read(&guest).await? {
+    if let Some(mut record) = sound_record(&guest).await? {
         if record.token == request.token {
             if record.fence > request.fence {
                 return Err(DriverError::Fenced);
@@ -102,6 +97,8 @@ async fn open_whole(guest: Arc<Guest>, request: ExportRequest) -> Result<Session
             opened
         }
         Err(error) => {
+            // What it had done by then stands there: above all, whether the guest is frozen or held.
+            let record = record::read(&guest).await.ok().flatten().unwrap_or(record);
             if let Err(error) = undo(&guest, &record, false).await {
                 tracing::warn!(guest = guest.id(), %error, "what an export left could not be removed");
             }
@@ -110,9 +107,28 @@ async fn open_whole(guest: Arc<Guest>, request: ExportRequest) -> Result<Session
     }
 }
 
+/// The disks that are asked for, of a guest that may be exported now.
+fn wanted(guest: &Guest, request: &ExportRequest) -> Result<Vec<String>, DriverError> {
+    let spec = guest.spec();
+    if spec.incarnation != request.incarnation || spec.phase == crate::Phase::Deleting {
+        return Err(DriverError::NotFound { what: "guest", id: spec.id });
+    }
+    if spec.is_remote_at_all() {
+        return Err(DriverError::Conflict("the guest runs from a backup: its data comes home first".into()));
+    }
+    if spec.reverting.is_some() {
+        return Err(DriverError::Conflict("the guest goes back to a snapshot just now".into()));
+    }
+    let Some(wanted) = &request.disks else { return Ok(spec.disks.into_iter().map(|disk| disk.id).collect()) };
+    if let Some(id) = wanted.iter().find(|id| !spec.disks.iter().any(|disk| disk.id == **id)) {
+        return Err(DriverError::NotFound { what: "disk", id: id.clone() });
+    }
+    Ok(spec.disks.into_iter().map(|disk| disk.id).filter(|id| wanted.contains(id)).collect())
+}
+
 /// Waits until the guest either runs or does not.
 async fn settled(guest: &Guest) -> Result<(), DriverError> {
-    use GuestState::{Failed, Pending, Starting, Stopping};
+    use GuestState::{Starting, Stopping};
     let mut seen = guest.observe();
     let done = timeout(START_LIMIT, seen.wait_for(|seen| !matches!(seen.state, Starting | Stopping)));
     let state = match done.await {
@@ -120,6 +136,11 @@ async fn settled(guest: &Guest) -> Result<(), DriverError> {
         _ if guest.observed().state == Stopping => GuestState::Running,
         _ => Starting,
     };
+    is_settled(guest, state)
+}
+
+fn is_settled(guest: &Guest, state: GuestState) -> Result<(), DriverError> {
+    use GuestState::{Failed, Pending, Starting};
     match state {
         Pending | Failed => Err(DriverError::Conflict(format!("the guest '{}' is not made yet", guest.id()))),
         Starting => Err(DriverError::Unreachable {
@@ -235,12 +256,33 @@ async fn undo(guest: &Arc<Guest>, record: &Record, keep: bool) -> Result<(), Dri
     Ok(())
 }
 
+/// The guest's export, if there is one that can be told. A record that is damaged must not be in the way of the guest:
+/// all that an export may have left is taken away, and it is forgotten.
+async fn sound_record(guest: &Arc<Guest>) -> Result<Option<Record>, DriverError> {
+    let error = match record::read(guest).await {
+        Err(error @ QemuError::Damaged { .. }) => error,
+        read => return Ok(read?),
+    };
+    tracing::warn!(guest = guest.id(), error = error.text(), "the record of an export cannot be read, and is removed");
+    let cleared = if guest.pid().is_some() {
+        freeze::thaw_left(guest).await;
+        live::clear(guest).await
+    } else {
+        offline::clear(guest).await
+    };
+    if let Err(error) = cleared {
+        tracing::warn!(guest = guest.id(), error = error.text(), "what an export left could not be removed");
+    }
+    record::remove(guest).await?;
+    Ok(None)
+}
+
 /// See [`portolan_driver::Hypervisor::abandon_export`].
 pub(crate) async fn abandon(guest: Arc<Guest>, export: AbandonedExport) -> Result<(), DriverError> {
     let owner = guest.clone();
     let work = async move {
         let _turn = guest.exports.lock().await;
-        let Some(record) = record::read(&guest).await?.filter(|record| record.token == export.token) else {
+        let Some(record) = sound_record(&guest).await?.filter(|record| record.token == export.token) else {
             return Ok(());
         };
         if record.fence > export.fence {
@@ -257,7 +299,7 @@ pub(crate) async fn abandon(guest: Arc<Guest>, export: AbandonedExport) -> Resul
 /// stands stays for whoever comes for it.
 pub(crate) async fn recover(guest: Arc<Guest>) {
     let _turn = guest.exports.lock().await;
-    let record = match record::read(&guest).await {
+    let record = match sound_record(&guest).await {
         Ok(None) => return,
         Ok(Some(record)) if record.standing && record.live == guest.pid().is_some() => return,
         Ok(Some(record)) => record,
@@ -272,12 +314,20 @@ pub(crate) async fn recover(guest: Arc<Guest>) {
 }
 
 /// For before a guest is started or destroyed: an export of its resting disks ends, and its reads fail from then on.
-pub(crate) async fn end_offline(guest: &Arc<Guest>, why: &str) -> Result<(), crate::QemuError> {
-    let _turn = guest.exports.lock().await;
+pub(crate) async fn end_offline(guest: &Arc<Guest>, why: &str) -> Result<(), QemuError> {
+    let turn = guest.exports.lock().await;
+    end_offline_within(guest, &turn, why).await
+}
+
+/// The same for who goes on holding the turn: no other export is opened for as long.
+pub(crate) async fn end_offline_within(
+    guest: &Arc<Guest>,
+    _turn: &MutexGuard<'_, ()>,
+    why: &str,
+) -> Result<(), QemuError> {
     offline::stop(guest).await?;
-    let Some(record) = record::read(guest).await.map_err(|e| crate::QemuError::Conflict(e.to_string()))? else {
-        return Ok(());
-    };
+    let read = sound_record(guest).await.map_err(|e| QemuError::Conflict(e.to_string()))?;
+    let Some(record) = read else { return Ok(()) };
     let hold = held(&guest.exporting).holder.as_ref().and_then(|(_, hold)| hold.upgrade());
     if let Some(hold) = hold {
         hold.lose(why);
@@ -311,7 +361,7 @@ impl ExportSession for Session {
         let sources: Vec<_> = self.exported.disks.iter().map(|disk| disk.source.clone()).collect();
         let done = self.guest.shared.whole(async move {
             let _turn = guest.exports.lock().await;
-            let now = record::read(&guest).await?;
+            let now = sound_record(&guest).await?;
             let now = match now {
                 Some(now) if now.session == mine.session => now,
                 Some(now) if now.token == mine.token && now.fence > mine.fence => return Err(DriverError::Fenced),
@@ -343,4 +393,57 @@ impl ExportSession for Session {
 fn not_held(watch: &Watch, why: &str) -> DriverError {
     let why = watch.lost().unwrap_or_else(|| why.to_owned());
     DriverError::Conflict(format!("the moment of the backup was not held to the end: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Fixture;
+    use crate::spec::{InstantSpec, Reverting};
+
+    fn request(guest: &Guest) -> ExportRequest {
+        ExportRequest {
+            vm: guest.id().to_owned(),
+            incarnation: guest.spec().incarnation,
+            disks: None,
+            token: "t1".into(),
+            fence: 1,
+            since: None,
+            keep: Vec::new(),
+            quiesce: false,
+        }
+    }
+
+    /// Asks for an export, and changes the guest while that waits for its turn.
+    async fn late(guest: &Arc<Guest>, change: impl FnOnce(&mut crate::GuestSpec), state: GuestState) -> DriverError {
+        let turn = guest.exports.lock().await;
+        let asked = tokio::spawn(open(guest.clone(), request(guest)));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        guest.change(change).await.unwrap();
+        guest.is(state, None);
+        drop(turn);
+        let refused = asked.await.unwrap().err().expect("a refusal");
+        assert!(record::read(guest).await.unwrap().is_none(), "nothing was begun");
+        refused
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_export_looks_again() {
+        let fixture = Fixture::new().await;
+        let guest = fixture.guest(|_| {}).await;
+        let starting = late(&guest, |_| {}, GuestState::Starting).await;
+        assert!(matches!(&starting, DriverError::Unreachable { .. }), "{starting:?}");
+        guest.is(GuestState::Stopped, None);
+        let back = Reverting { snapshot: "s-1".into(), start: false, load: false };
+        let reverting = late(&guest, |spec| spec.reverting = Some(back), GuestState::Stopped).await;
+        assert!(matches!(&reverting, DriverError::Conflict(_)), "{reverting:?}");
+        guest.change(|spec| spec.reverting = None).await.unwrap();
+        let replaced = late(&guest, |spec| spec.incarnation = "another".into(), GuestState::Stopped).await;
+        assert!(matches!(&replaced, DriverError::NotFound { .. }), "{replaced:?}");
+        let far = InstantSpec { fence: 1, isolated: false, remote: vec!["d0".into()] };
+        let far = late(&guest, |spec| spec.instant = Some(far), GuestState::Stopped).await;
+        assert!(matches!(&far, DriverError::Conflict(_)), "{far:?}");
+    }
 }

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::future::Future;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::watch as watching;
 use tokio::time::{Instant, timeout};
@@ -147,12 +147,14 @@ pub struct Guest {
     files: Arc<tokio::sync::Mutex<()>>,
     /// Held while somebody talks with the agent.
     agent: tokio::sync::Mutex<()>,
-    /// What is under way is to end: the guest is being destroyed.
-    pub(crate) ending: CancellationToken,
+    /// What is under way is to end: the guest is being destroyed. See [`Guest::ending`].
+    ending: Mutex<CancellationToken>,
     /// Held while an export is opened or let go of.
     pub(crate) exports: tokio::sync::Mutex<()>,
     /// The export that somebody in this process holds.
     pub(crate) exporting: Mutex<crate::export::Exporting>,
+    /// Its data in a backup that is being served to it. Held while that is begun.
+    pub(crate) serving: tokio::sync::Mutex<Weak<crate::instant::Serving>>,
 }
 
 /// QEMU, while it runs.
@@ -222,9 +224,10 @@ impl Guest {
             writing: tokio::sync::Mutex::default(),
             files: Arc::default(),
             agent: tokio::sync::Mutex::default(),
-            ending: CancellationToken::new(),
+            ending: Mutex::default(),
             exports: tokio::sync::Mutex::default(),
             exporting: Mutex::default(),
+            serving: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -353,6 +356,11 @@ impl Guest {
 
     pub(crate) fn set(&self, state: GuestState, reason: Option<String>) {
         self.state.send_replace(Observed { state, reason });
+    }
+
+    /// Is cancelled when the guest is being destroyed: whatever is under way with it ends then.
+    pub(crate) fn ending(&self) -> CancellationToken {
+        held(&self.ending).clone()
     }
 
     /// What is seen of a guest that nobody watches yet.

@@ -5,7 +5,6 @@ pub(crate) mod plan;
 use crate::accel::AccelChoice;
 use crate::guest::{Guest, GuestState, Observed, Shared, blocking};
 use crate::image::{self, Template};
-use crate::instant::Serving;
 use crate::layout::{LOCK, Layout, SEED, open_private, sync_dir, write_durably};
 use crate::process;
 use crate::programs::Programs;
@@ -16,7 +15,7 @@ use portolan_driver::Extra;
 use portolan_model::{Clock, IdSource};
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -67,8 +66,6 @@ pub struct QemuHost {
     guests: Mutex<BTreeMap<String, Arc<Guest>>>,
     /// Templates that were looked at, by the files they are made of.
     confirmed: Mutex<Vec<Vec<BaseFile>>>,
-    /// Data in backups that is being served to guests, by their ids.
-    pub(crate) serving: Mutex<BTreeMap<String, Weak<Serving>>>,
     /// Held while guests are looked for, made and forgotten.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -113,7 +110,6 @@ impl QemuHost {
             shared,
             guests: Mutex::default(),
             confirmed: Mutex::default(),
-            serving: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         });
         let turn = host.turn.lock().await;
@@ -362,9 +358,9 @@ impl QemuHost {
     /// Destroys a guest with its disks.
     pub async fn destroy(self: &Arc<Self>, id: &str, incarnation: &str) -> Result<(), QemuError> {
         let guest = self.guest(id, incarnation).await?;
-        let host = self.clone();
+        let (host, incarnation) = (self.clone(), incarnation.to_owned());
         let work = async move {
-            guest.destroy().await?;
+            guest.destroy(&incarnation).await?;
             host.guests().remove(guest.id());
             Ok(())
         };

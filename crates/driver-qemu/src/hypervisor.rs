@@ -67,6 +67,7 @@ impl Hypervisor for QemuHypervisor {
             power: true,
             snapshots: true,
             instant: true,
+            moves: false,
         }
     }
 
@@ -96,13 +97,6 @@ impl Hypervisor for QemuHypervisor {
 
     async fn open_export(&self, request: ExportRequest) -> Result<Box<dyn ExportSession>, DriverError> {
         let guest = self.host.guest(&request.vm, &request.incarnation).await?;
-        let spec = guest.spec();
-        if spec.is_remote_at_all() {
-            return Err(DriverError::Conflict("the guest runs from a backup: its data comes home first".into()));
-        }
-        if spec.reverting.is_some() {
-            return Err(DriverError::Conflict("the guest goes back to a snapshot just now".into()));
-        }
         Ok(Box::new(export::open(guest, request).await?))
     }
 

@@ -65,6 +65,11 @@ impl Import {
         }
     }
 
+    /// Whether that guest has the name of the one that is made. Trials, which nobody sees, are in nobody's way.
+    fn is_named(&self, seen: &Seen) -> bool {
+        seen.spec().is_some_and(|spec| spec.name == self.request.name && !spec.is_hidden())
+    }
+
     /// What is written down of it, by this attempt.
     async fn staged(&self) -> Result<Option<Staged>, DriverError> {
         match staged::read(&self.host.shared, &self.request.token).await? {
@@ -89,7 +94,7 @@ impl Import {
             }
             Some(staged) => staged,
             None => {
-                let there = all.iter().filter_map(Seen::spec).any(|spec| spec.name == self.request.name);
+                let there = all.iter().any(|seen| self.is_named(seen));
                 if there && !self.request.overwrite {
                     return Err(taken(&self.request.name));
                 }
@@ -99,7 +104,11 @@ impl Import {
         // From here on every older attempt is out, also when this one dies at once. What it wrote is kept.
         staged.fence = self.request.fence;
         staged::write(shared, &staged).await?;
-        self.daemon().end(true).await?;
+        if let Err(error) = self.daemon().end(true).await {
+            // What was flushed is there; the rest nobody was promised.
+            tracing::warn!(import = staged.token, error = error.text(), "the daemon of an import is killed");
+            self.daemon().end(false).await?;
+        }
         if staged.phase == Phase::Making {
             staged::make_disks(shared, &staged).await?;
             staged.phase = Phase::Writing;
@@ -143,8 +152,7 @@ impl Import {
         let mut staged = self.staged().await?.filter(|staged| staged.phase != Phase::Making).ok_or_else(gone)?;
         // It writes out what it holds; nobody writes any more from here on.
         self.daemon().end(true).await?;
-        let of_name: Vec<&Seen> =
-            all.iter().filter(|seen| seen.spec().is_some_and(|spec| spec.name == self.request.name)).collect();
+        let of_name: Vec<&Seen> = all.iter().filter(|seen| self.is_named(seen)).collect();
         let replaced = match &of_name[..] {
             [] => None,
             _ if !self.request.overwrite => return Err(taken(&self.request.name)),
@@ -162,7 +170,7 @@ impl Import {
                     Phase::Committing { guest, .. } => guest.clone(),
                     _ => self.host.free_id(),
                 };
-                let spec = plan::spec(&self.host, &self.request, &staged, &id, None, &all);
+                let spec = plan::spec(&self.host, &self.request, &staged, &id, None, &all)?;
                 staged.phase = Phase::Committing { guest: id, files: plan::files(&spec), old: Vec::new() };
                 staged::write(shared, &staged).await?;
                 staged::move_disks(shared, &staged).await?;
@@ -185,9 +193,15 @@ impl Import {
         if !matches!(guest.observed().state, GuestState::Stopped | GuestState::Failed) || guest.pid().is_some() {
             return Err(busy("not off"));
         }
-        crate::export::end_offline(guest, "the guest was replaced").await?;
+        // A QEMU that nobody knows of runs on the disks that are about to go.
+        if guest.find_process().await?.is_some() {
+            return Err(busy("not off"));
+        }
+        // Nor is its disks' backup begun until the new ones are there.
+        let exports = guest.exports.lock().await;
+        crate::export::end_offline_within(guest, &exports, "the guest was replaced").await?;
         let before = guest.spec();
-        let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all);
+        let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all)?;
         let old = plan::files(&before);
         staged.phase = Phase::Committing { guest: before.id.clone(), files: plan::files(&spec), old };
         staged::write(shared, staged).await?;

@@ -7,6 +7,7 @@
 mod home;
 mod plan;
 mod ready;
+mod resting;
 mod serve;
 
 pub(crate) use serve::Serving;
@@ -19,11 +20,13 @@ use async_trait::async_trait;
 use portolan_driver::{DriverError, HomeObserver, InstantRequest, InstantSession, NativeVm, Readiness, Ready};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How long the monitor of a guest that was found may take to answer, and how often it is looked.
 const MONITOR_LIMIT: Duration = Duration::from_secs(60);
 const MONITOR_POLL: Duration = Duration::from_millis(20);
+/// How long the end of a guest whose monitor ended may take to be noticed.
+const REST_LIMIT: Duration = Duration::from_secs(10);
 /// How often a guest is started that does not stay.
 const MOST_STARTS: u32 = 2;
 
@@ -40,18 +43,18 @@ impl QemuHost {
     async fn begin_instant_now(self: &Arc<Self>, wish: InstantRequest) -> Result<Session, DriverError> {
         plan::check(&wish)?;
         let mut known = self.of_instant(&wish.token).await?;
-        if let Some(guest) = &known {
+        if let Some((guest, incarnation)) = &known {
             admit(guest, wish.fence).await?;
             // A trial is made anew: of one that was cut off nobody knows what it saw.
             if wish.isolated || guest.spec().is_hidden() {
-                self.destroy_instant(guest).await?;
+                self.destroy_instant(guest, incarnation).await?;
                 known = None;
             } else {
                 plan::is_the_same(&guest.spec(), &wish)?;
             }
         }
-        let guest = match known {
-            Some(guest) => guest,
+        let (guest, incarnation) = match known {
+            Some(known) => known,
             None => self.make_instant(&wish).await?,
         };
         // From here on the session ends what it must when this fails.
@@ -59,29 +62,30 @@ impl QemuHost {
             serving: None,
             guest: guest.clone(),
             host: self.clone(),
-            fence: wish.fence,
+            claim: Claim { incarnation, fence: wish.fence },
             isolated: wish.isolated,
             begun: Instant::now(),
         };
         if !guest.spec().is_remote_at_all() {
             return Ok(session);
         }
-        session.serving = Some(self.serve(&guest, &wish.disks).await?);
+        session.serving = Some(guest.serve(&session.claim, &wish.disks).await?);
         comes_up(&guest).await?;
         Ok(session)
     }
 
-    async fn make_instant(self: &Arc<Self>, wish: &InstantRequest) -> Result<Arc<Guest>, DriverError> {
+    async fn make_instant(self: &Arc<Self>, wish: &InstantRequest) -> Result<(Arc<Guest>, String), DriverError> {
         let _turn = self.turn.lock().await;
         let layout = self.shared.layout.clone();
         let (_lock, stores) = blocking(move || Ok((layout.lock()?, layout.datastore_names()?))).await?;
         let all = self.look(false).await?;
         let spec = self.plan_instant(wish, &all, &stores)?;
-        Ok(self.write_down(spec, None).await?)
+        let incarnation = spec.incarnation.clone();
+        Ok((self.write_down(spec, None).await?, incarnation))
     }
 
-    /// The guest of that token, which must be one of our own.
-    async fn of_instant(self: &Arc<Self>, token: &str) -> Result<Option<Arc<Guest>>, DriverError> {
+    /// The guest of that token, which must be one of our own, and its incarnation: another one may take its place.
+    async fn of_instant(self: &Arc<Self>, token: &str) -> Result<Option<(Arc<Guest>, String)>, DriverError> {
         let host = self.clone();
         let look = async move {
             let _turn = host.turn.lock().await;
@@ -89,15 +93,16 @@ impl QemuHost {
         };
         let all = self.shared.detached(look).await?;
         let token = format!("{TOKEN}{token}");
-        match all.into_iter().find(|seen| seen.spec().is_some_and(|spec| spec.token == token)) {
-            Some(Seen::Own(guest)) => Ok(Some(guest)),
-            Some(Seen::Elsewhere(spec, _)) => Err(QemuError::Elsewhere(spec.id).into()),
+        let of_token = |seen: Seen| seen.spec().filter(|spec| spec.token == token).map(|spec| (seen, spec));
+        match all.into_iter().find_map(of_token) {
+            Some((Seen::Own(guest), spec)) => Ok(Some((guest, spec.incarnation))),
+            Some((Seen::Elsewhere(spec, _), _)) => Err(QemuError::Elsewhere(spec.id).into()),
             _ => Ok(None),
         }
     }
 
-    async fn destroy_instant(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), DriverError> {
-        match self.destroy(guest.id(), &guest.spec().incarnation).await {
+    async fn destroy_instant(self: &Arc<Self>, guest: &Arc<Guest>, incarnation: &str) -> Result<(), DriverError> {
+        match self.destroy(guest.id(), incarnation).await {
             Ok(()) | Err(QemuError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -105,9 +110,9 @@ impl QemuHost {
 
     /// Destroys the guest of that token, unless it stands alone.
     pub(crate) async fn abandon_instant(self: &Arc<Self>, token: &str, fence: i64) -> Result<(), DriverError> {
-        let Some(guest) = self.of_instant(token).await? else { return Ok(()) };
+        let Some((guest, incarnation)) = self.of_instant(token).await? else { return Ok(()) };
         admit(&guest, fence).await?;
-        if guest.spec().is_remote_at_all() { self.destroy_instant(&guest).await } else { Ok(()) }
+        if guest.spec().is_remote_at_all() { self.destroy_instant(&guest, &incarnation).await } else { Ok(()) }
     }
 }
 
@@ -154,27 +159,54 @@ async fn admit(guest: &Arc<Guest>, fence: i64) -> Result<(), DriverError> {
     }
 }
 
+/// What a session holds: the guest as it was made for it, for as long as nobody newer asks for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claim {
+    incarnation: String,
+    fence: i64,
+}
+
+impl Guest {
+    /// Whether nobody newer has taken over, and the guest is there still: not destroyed, and not replaced by a restore.
+    fn is_held_by(&self, claim: &Claim) -> Result<(), DriverError> {
+        let spec = self.spec();
+        if spec.phase == crate::Phase::Deleting || spec.incarnation != claim.incarnation {
+            return Err(QemuError::NotFound { what: "guest", id: spec.id }.into());
+        }
+        match spec.instant {
+            Some(instant) if instant.fence > claim.fence => Err(DriverError::Fenced),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A guest that runs from a backup, and the backup being served to it.
 pub(crate) struct Session {
     /// Nothing when the guest stands alone.
     serving: Option<Arc<Serving>>,
     guest: Arc<Guest>,
     host: Arc<QemuHost>,
-    fence: i64,
+    claim: Claim,
     isolated: bool,
     begun: Instant,
 }
 
 impl Session {
-    /// Whether nobody newer has taken over, and the guest is there still.
-    fn check(&self) -> Result<(), DriverError> {
-        let spec = self.guest.spec();
-        if spec.phase == crate::Phase::Deleting {
-            return Err(QemuError::NotFound { what: "guest", id: spec.id }.into());
-        }
-        match spec.instant {
-            Some(instant) if instant.fence > self.fence => Err(DriverError::Fenced),
-            _ => Ok(()),
+    /// Brings the data home while the guest runs, and while it is off: whoever turns it on or off need not wait.
+    async fn comes_home(&self, observer: &HomeObserver<'_>) -> Result<(), DriverError> {
+        let guest = &self.guest;
+        loop {
+            if guest.comes_home_resting(&self.claim, observer).await? {
+                return Ok(());
+            }
+            guest.comes_out_of(&[GuestState::Pending, GuestState::Starting]).await?;
+            let Err(error) = guest.bring_home(&self.claim, observer).await else { return Ok(()) };
+            // Its monitor ends with it: it was turned off, or is not to be had.
+            let mut seen = guest.observe();
+            let rests = timeout(REST_LIMIT, seen.wait_for(|seen| seen.state == GuestState::Stopped));
+            if guest.qmp().is_ok() || !matches!(rests.await, Ok(Ok(_))) {
+                return Err(error);
+            }
         }
     }
 }
@@ -186,8 +218,9 @@ impl Drop for Session {
         }
         // A trial is of use to nobody else. Its disks are served until it is gone, so that QEMU ends in peace.
         let (host, guest, serving) = (self.host.clone(), self.guest.clone(), self.serving.take());
+        let incarnation = self.claim.incarnation.clone();
         let work = async move {
-            if let Err(error) = host.destroy_instant(&guest).await {
+            if let Err(error) = host.destroy_instant(&guest, &incarnation).await {
                 tracing::warn!(guest = guest.id(), error = &error as &dyn std::error::Error, "a trial is left");
             }
             drop(serving);
@@ -206,29 +239,29 @@ impl InstantSession for Session {
     }
 
     async fn bring_home(&self, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
-        self.check()?;
+        self.guest.is_held_by(&self.claim)?;
         if self.isolated {
             return Err(DriverError::Conflict("a trial has no home".into()));
         }
         if let Some(serving) = &self.serving {
-            self.guest.bring_home(self.fence, observer).await?;
+            self.comes_home(observer).await?;
             serving.stop().await;
         }
         Ok(self.vm())
     }
 
     async fn ready(&self, within: Duration, sign: Ready) -> Result<Readiness, DriverError> {
-        self.check()?;
+        self.guest.is_held_by(&self.claim)?;
         self.guest.becomes_ready(self.begun, within, &sign).await
     }
 
     async fn abort(&self) -> Result<(), DriverError> {
-        match self.check() {
-            Err(DriverError::NotFound { .. }) => {}
-            checked => checked?,
-        }
-        if self.guest.spec().is_remote_at_all() {
-            self.host.destroy_instant(&self.guest).await?;
+        let there = match self.guest.is_held_by(&self.claim) {
+            Err(DriverError::NotFound { .. }) => false,
+            held => held.map(|()| true)?,
+        };
+        if there && self.guest.spec().is_remote_at_all() {
+            self.host.destroy_instant(&self.guest, &self.claim.incarnation).await?;
         }
         if let Some(serving) = &self.serving {
             serving.stop().await;

@@ -146,10 +146,7 @@ impl Layout {
 
     /// Writes the guest's document, durably.
     pub(crate) fn write_spec(&self, spec: &GuestSpec) -> Result<(), QemuError> {
-        let dir = self.guest(&spec.id);
-        let text = serde_json::to_vec_pretty(spec)
-            .map_err(|e| QemuError::Damaged { path: dir.join(SPEC), reason: e.to_string() })?;
-        write_durably(&dir, SPEC, &text)
+        write_durably(&self.guest(&spec.id), SPEC, &document(spec)?)
     }
 
     /// Takes the guest's lock; nothing when somebody else has it or the guest is gone. The directory may be replaced
@@ -218,6 +215,16 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// The guest's document. One that is too long to be read again is refused.
+pub(crate) fn document(spec: &GuestSpec) -> Result<Vec<u8>, QemuError> {
+    let text = serde_json::to_vec_pretty(spec);
+    let text = text.map_err(|e| QemuError::Damaged { path: SPEC.into(), reason: e.to_string() })?;
+    if text.len() as u64 <= LONGEST_SPEC {
+        return Ok(text);
+    }
+    Err(QemuError::Invalid(format!("what is to be kept with the guest '{}' takes more than a mebibyte", spec.name)))
 }
 
 /// Whether this is a name of a file that leads nowhere else: letters, digits, `-`, `_` and `.`, not first a dot.

@@ -14,8 +14,11 @@ mod accel;
 mod cloud;
 mod command;
 mod daemon;
+mod disk;
 mod error;
 mod export;
+#[cfg(test)]
+mod fixture;
 mod guest;
 mod host;
 mod hypervisor;

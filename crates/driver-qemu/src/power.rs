@@ -3,6 +3,8 @@
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
 use crate::qga::ShutdownMode;
+use crate::qmp::QmpError;
+use crate::settings::LONGEST_WAIT;
 use crate::spec::Desired;
 use portolan_driver::PowerAction;
 use std::sync::Arc;
@@ -92,17 +94,18 @@ impl Guest {
     /// Asks the agent, and then the power button; unlike [`Guest::stop`] never pulls the plug, and waits for it.
     async fn shut_down_within(self: &Arc<Self>, within: Duration) -> Result<(), QemuError> {
         use GuestState::{Paused, Running, Stopping};
-        let until = Instant::now() + within;
+        let until = Instant::now() + within.min(LONGEST_WAIT);
         let before = self.shift(&[Running, Paused], Stopping)?;
         if let Err(error) = self.change(|spec| spec.desired = Desired::Stopped).await {
             let _ = self.shift_because(&[Stopping], before.state, before.reason.as_deref());
             return Err(error);
         }
         let _turn = self.turn.lock().await;
+        let ending = self.ending();
         let done = tokio::select! {
             // First of all: one that was destroyed meanwhile is not touched any more.
             biased;
-            () = self.ending.cancelled() => true,
+            () = ending.cancelled() => true,
             done = self.asked_twice(until, before.state == Paused) => done,
         };
         if done {
@@ -126,10 +129,12 @@ impl Guest {
         if self.agent_does(ShutdownMode::Powerdown, share, self.has_stopped(share)).await {
             return true;
         }
-        match self.qmp() {
-            Ok(qmp) => qmp.system_powerdown().await.is_ok() && self.has_stopped(left()).await,
-            // Its monitor ended: so did it, most likely.
-            Err(_) => self.has_stopped(left()).await,
+        if let Ok(qmp) = self.qmp()
+            && let Err(QmpError::Refused { .. }) = qmp.system_powerdown().await
+        {
+            return false;
         }
+        // Also when its monitor ended: so did it, most likely.
+        self.has_stopped(left()).await
     }
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
@@ -18,6 +19,9 @@ use uuid::Uuid;
 
 /// How much of QEMU's complaints is repeated in an error.
 const COMPLAINT: u64 = 2000;
+
+/// How long a process may take to end when it is killed.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A process that is known to be a guest's QEMU, held so that its number cannot come to mean another one.
 #[derive(Debug, Clone)]

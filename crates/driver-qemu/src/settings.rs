@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest that a guest is waited for: a day. Much longer times are not even moments to a clock.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
 /// How guests' processors are run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -216,6 +219,9 @@ impl QemuSettings {
         if self.network == NicMode::Tap {
             return wrong("the network 'tap' is set for a guest, not for all");
         }
+        if self.agent_stop_secs > LONGEST_WAIT.as_secs() || self.acpi_stop_secs > LONGEST_WAIT.as_secs() {
+            return wrong("'agent_stop_secs' and 'acpi_stop_secs' may be a day, which is 86400");
+        }
         for (n, size) in self.sizes.iter().enumerate() {
             if !plain(&size.id) || self.sizes[..n].iter().any(|other| other.id == size.id) {
                 return wrong("each of 'sizes' needs a plain id of its own");
@@ -271,6 +277,8 @@ mod tests {
             &[("root", "/a"), ("colour", "blue")],
             &[("root", "/a"), ("accel", "magic")],
             &[("root", "/a"), ("max_guests", "many")],
+            &[("root", "/a"), ("agent_stop_secs", "86401")],
+            &[("root", "/a"), ("acpi_stop_secs", "18446744073709551615")],
             &[("root", "/a"), ("network", "bridge")],
             &[("root", "/a"), ("machine", "q35,accel=x")],
             &[("root", "/a"), ("sizes", r#"[{"id":"s","cpus":0,"memory_mb":64}]"#)],

@@ -3,16 +3,13 @@
 
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
-use crate::process::Process;
-use crate::programs::run;
+use crate::process::{KILL_LIMIT, Process};
 use crate::spec::{DiskSpec, ImageFormat, Reverting, SnapshotPhase, SnapshotSpec};
 use portolan_driver::{DriverError, MachineSnapshot, SnapshotRequest};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::Command;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a disk may take to be given a snapshot, or to be reverted.
 const DISK_LIMIT: Duration = Duration::from_secs(600);
@@ -22,6 +19,8 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(3600);
 const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// The most snapshots of a guest.
 const MOST: usize = 100;
+/// Why a backup of the guest ends then.
+const REVERTED: &str = "the guest was reverted";
 /// The longest name, in characters, and token, in bytes.
 const LONGEST: (usize, usize) = (255, 1024);
 
@@ -106,7 +105,7 @@ impl Guest {
         let disks = self.spec().disks;
         if state == GuestState::Stopped {
             for disk in &disks {
-                self.qemu_img(&["snapshot", "-q", "-c", &made.id], disk, &[]).await?;
+                self.qemu_img(&["snapshot", "-q", "-c", &made.id], disk, &[], DISK_LIMIT).await?;
             }
             return Ok(());
         }
@@ -161,11 +160,11 @@ impl Guest {
     async fn remove(&self, id: &str) -> Result<(), DriverError> {
         self.mark(id, SnapshotPhase::Deleting).await?;
         for disk in &self.spec().disks {
-            if !has(&self.info(disk).await?, id) {
+            if !has(&self.disk_info(disk, DISK_LIMIT).await?, id) {
                 continue;
             }
             if self.observed().state == GuestState::Stopped {
-                self.qemu_img(&["snapshot", "-q", "-d", id], disk, &[]).await?;
+                self.qemu_img(&["snapshot", "-q", "-d", id], disk, &[], DISK_LIMIT).await?;
             } else {
                 let wish = json!({ "device": disk.id, "name": id });
                 let delete = "blockdev-snapshot-delete-internal-sync";
@@ -198,14 +197,17 @@ impl Guest {
             self.may_have_snapshots()?;
         }
         let off = self.observed().state == GuestState::Stopped;
-        let start = !off || before.is_some_and(|before| before.start);
+        let start = !off || before.as_ref().is_some_and(|before| before.start);
         self.change(|spec| {
             spec.reverting = Some(Reverting { snapshot: known.id.clone(), start, load: false });
         })
         .await?;
-        if !off {
-            self.power_off().await?;
+        if !off && let Err(error) = self.power_off().await {
+            // It was not reverted: the next start must not do what nobody waits for any more.
+            self.change(|spec| spec.reverting = before).await?;
+            return Err(error.into());
         }
+        crate::export::end_offline(self, REVERTED).await?;
         self.go_back().await?;
         drop(turn);
         if start {
@@ -221,14 +223,14 @@ impl Guest {
         let Some(reverting) = spec.reverting.filter(|reverting| !reverting.load) else { return Ok(()) };
         let id = reverting.snapshot.as_str();
         for disk in &spec.disks {
-            let info = self.info(disk).await?;
+            let info = self.disk_info(disk, DISK_LIMIT).await?;
             // They would say that nothing changed, when all did. Without them a backup reads the disk, and compares.
             for bitmap in info["format-specific"]["data"]["bitmaps"].as_array().into_iter().flatten() {
                 if let Some(name) = bitmap["name"].as_str() {
-                    self.qemu_img(&["bitmap", "--remove"], disk, &[name]).await?;
+                    self.qemu_img(&["bitmap", "--remove"], disk, &[name], DISK_LIMIT).await?;
                 }
             }
-            self.qemu_img(&["snapshot", "-q", "-a", id], disk, &[]).await?;
+            self.qemu_img(&["snapshot", "-q", "-a", id], disk, &[], DISK_LIMIT).await?;
         }
         let memory = spec.snapshots.iter().any(|one| one.id == id && one.memory);
         let next = (memory && reverting.start).then_some(Reverting { load: true, ..reverting });
@@ -246,25 +248,29 @@ impl Guest {
     /// Ends a way back that another Portolan began.
     pub(crate) async fn begin_to_go_back(self: &Arc<Self>, process: Option<Process>) {
         let Some(reverting) = self.spec().reverting else { return };
-        match process {
+        if let Some(process) = process.clone().filter(|_| reverting.load) {
             // The disks are what they were, and it was started over them.
-            Some(process) if reverting.load => {
-                let _ = self.has_gone_back().await;
-                self.adopt(process).await;
-                return;
-            }
-            // It runs on disks that are about to change under it.
-            Some(process) => {
-                process.kill();
-                process.ended().await;
-            }
-            None => {}
+            self.adopt(process).await;
+            return;
         }
         self.is(GuestState::Starting, None);
         let guest = self.clone();
         self.shared.spawn(async move {
             let turn = guest.turn.lock().await;
-            if let Err(error) = guest.go_back().await {
+            if let Some(process) = process {
+                // It runs on disks that are about to change under it.
+                process.kill();
+                if timeout(KILL_LIMIT, process.ended()).await.is_err() {
+                    tracing::warn!(guest = guest.id(), "QEMU does not end: the guest is not reverted yet");
+                    guest.adopt(process).await;
+                    return;
+                }
+            }
+            let reverted = match crate::export::end_offline(&guest, REVERTED).await {
+                Ok(()) => guest.go_back().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = reverted {
                 let reason = format!("it could not be reverted: {}", error.text());
                 tracing::warn!(guest = guest.id(), reason, "a guest could not be reverted");
                 guest.is(GuestState::Stopped, Some(reason));
@@ -279,25 +285,6 @@ impl Guest {
             }
         });
     }
-
-    /// What `qemu-img` knows of a disk, also while the guest runs.
-    async fn info(&self, disk: &DiskSpec) -> Result<Value, QemuError> {
-        let told = self.qemu_img(&["info", "--output=json", "--force-share"], disk, &[]).await?;
-        serde_json::from_str(&told).map_err(|e| QemuError::Program(format!("qemu-img says what it should not: {e}")))
-    }
-
-    async fn qemu_img(&self, before: &[&str], disk: &DiskSpec, after: &[&str]) -> Result<String, QemuError> {
-        let path = self.shared.layout.disks(&disk.datastore, self.id()).join(&disk.file);
-        let mut command = Command::new(&self.shared.programs.qemu_img);
-        command.args(before).arg(alone(&path)).args(after);
-        run(&mut command, DISK_LIMIT).await
-    }
-}
-
-/// A disk without what lies below it, which snapshots are not concerned with: nothing is left to its header.
-fn alone(path: &Path) -> String {
-    let file = json!({ "driver": "file", "filename": path.to_string_lossy() });
-    format!("json:{}", json!({ "driver": "qcow2", "backing": null, "file": file }))
 }
 
 fn has(info: &Value, id: &str) -> bool {
@@ -311,5 +298,34 @@ fn told(snapshot: SnapshotSpec) -> MachineSnapshot {
         name: snapshot.name,
         memory: snapshot.memory,
         created_at: snapshot.created_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Fixture;
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_end_is_not_reverted_later() {
+        let fixture = Fixture::new().await;
+        let guest = fixture
+            .guest(|spec| {
+                spec.snapshots.push(SnapshotSpec {
+                    id: "s-1".into(),
+                    token: "t1".into(),
+                    name: "first".into(),
+                    created_at: spec.created_at,
+                    memory: false,
+                    phase: SnapshotPhase::Ready,
+                });
+            })
+            .await;
+        // Nobody watches it: its end is never seen.
+        guest.is(GuestState::Running, None);
+        tokio::time::pause();
+        let reverted = guest.revert_snapshot("s-1").await;
+        assert!(matches!(&reverted, Err(DriverError::Conflict(why)) if why.contains("does not end")), "{reverted:?}");
+        assert_eq!(guest.spec().reverting, None);
     }
 }

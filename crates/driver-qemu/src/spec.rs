@@ -278,9 +278,41 @@ pub struct NicSpec {
     pub name: String,
 }
 
+/// The most disks and cards of a guest: a machine has so many places.
+pub(crate) const MOST_DISKS: usize = 16;
+pub(crate) const MOST_NICS: usize = 8;
+
+/// Whether it is a hardware address that a card can have: of one card, not of a group.
+pub(crate) fn is_mac(text: &str) -> bool {
+    let parts: Vec<_> = text.split(':').map(|part| (part.len(), u8::from_str_radix(part, 16))).collect();
+    let bytes: Vec<u8> = parts.iter().filter_map(|(len, byte)| byte.clone().ok().filter(|_| *len == 2)).collect();
+    parts.len() == 6 && bytes.len() == 6 && bytes[0] & 1 == 0 && bytes.iter().any(|byte| *byte != 0)
+}
+
 /// A hardware address made of the guest's uuid: QEMU's prefix, and three bytes.
 pub(crate) fn mac_of(uuid: Uuid, nth: usize) -> String {
     let bytes = uuid.as_bytes();
     let last = bytes[15].wrapping_add(u8::try_from(nth % 256).unwrap_or_default());
     format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_cards_are_told_from_others() {
+        assert!(is_mac("52:54:00:00:00:01") && is_mac("AA:BB:CC:DD:EE:FF"));
+        for wrong in [
+            "",
+            "52:54:00:00:00",
+            "52:54:00:00:00:01:02",
+            "53:54:00:00:00:01",
+            "5:54:00:00:00:001",
+            "+1:+1:+1:+1:+1:+1",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(!is_mac(wrong), "{wrong}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Place, comes_to, console_says, open, own, wish};
+use common::{LONG, Place, comes_to, console_says, open, own, wish};
 use portolan_driver_qemu::{FreezeStatus, GuestState};
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ async fn a_guest_boots_answers_stops_reboots_and_outlives_the_driver() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(LIMIT, addresses).await.expect("its address");
+    // An agent that is slow to answer is asked again half a minute later.
+    tokio::time::timeout(LONG, addresses).await.expect("its address");
     assert!(guest.block_counters().await.unwrap()[0].1.rd_bytes > 1 << 20);
 
     guest.stop().await.unwrap();

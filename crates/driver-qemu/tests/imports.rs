@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
+mod source;
 
 use bytes::Bytes;
 use common::exports::{export, request};
 use common::{Place, comes_to, machines};
-use portolan_driver::{DiskImport, DriverError, Hypervisor, ImportRequest, NativeNic};
+use portolan_driver::{DiskImport, DriverError, Hypervisor, ImportRequest, NativeNic, NativeVm};
 use portolan_driver_qemu::{GuestState, QemuHost, QemuHypervisor};
 use portolan_testkit::driver::{contents, import_request, pattern};
+use source::FileSource;
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -216,4 +218,85 @@ async fn what_a_commit_left_is_removed() {
     nothing_is_left(&place);
     assert_eq!(machines::names(&store), now);
     host.guest(&made.native_id, &made.incarnation).await.unwrap();
+}
+
+fn backup(place: &Place) -> Arc<FileSource> {
+    let path = place.root().join("backup.raw");
+    std::fs::write(&path, pattern(7, MIB)).unwrap();
+    FileSource::open(&path)
+}
+
+/// A trial, which nobody sees, is in no restore's way, and is not what a restore replaces.
+#[tokio::test(flavor = "multi_thread")]
+async fn trials_of_the_same_name_are_left_alone() {
+    let place = Place::new();
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let mut trial = source::wish("alpha", "trial", 1, &[backup(&place)]);
+    trial.isolated = true;
+    let trial = hypervisor.begin_instant(trial).await.unwrap();
+    let beside = written(&host, import_request("alpha", "t1", 1, &[("root", 2 << 20)])).await;
+    let made = beside.commit().await.unwrap();
+    let wish = import_request("alpha", "t2", 1, &[("root", 2 << 20)]);
+    let replaced = written(&host, ImportRequest { overwrite: true, ..wish }).await.commit().await.unwrap();
+    assert_eq!(replaced.native_id, made.native_id);
+    assert_ne!(trial.vm().native_id, made.native_id);
+    assert_eq!(host.list().await.unwrap().len(), 1);
+    trial.abort().await.unwrap();
+    assert_eq!(place.processes(), [0_u32; 0]);
+    host.guest(&replaced.native_id, &replaced.incarnation).await.unwrap();
+}
+
+/// A guest that ran from a backup, and was replaced when it was off: who began it has no say over the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instant_restore_has_no_say_over_what_replaced_it() {
+    let place = Place::new();
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let instant = hypervisor.begin_instant(source::wish("alpha", "t1", 1, &[backup(&place)])).await.unwrap();
+    let was = instant.vm();
+    let guest = host.guest(&was.native_id, &was.incarnation).await.unwrap();
+    guest.power_off().await.unwrap();
+    let wish = import_request("alpha", "t2", 1, &[("root", 2 << 20)]);
+    let made = written(&host, ImportRequest { overwrite: true, ..wish }).await.commit().await.unwrap();
+    assert_eq!(made.native_id, was.native_id);
+    let gone = instant.bring_home(&|_| {}).await;
+    assert!(matches!(gone, Err(DriverError::NotFound { .. })), "{gone:?}");
+    let gone = instant.ready(std::time::Duration::ZERO, portolan_driver::Ready::Agent).await;
+    assert!(matches!(gone, Err(DriverError::NotFound { .. })), "{gone:?}");
+    instant.abort().await.expect("there is nothing to give up any more");
+    drop(instant);
+    host.guest(&made.native_id, &made.incarnation).await.unwrap();
+    guest.start().await.expect("it is as good as any");
+    comes_to(&guest, GuestState::Running).await;
+}
+
+/// What no guest can have is refused before anything is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_of_guests_hold_for_imports() {
+    let place = Place::new();
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let names: Vec<String> = (0..17).map(|n| format!("disk{n}")).collect();
+    let disks: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 512)).collect();
+    let many = hypervisor.begin_import(import_request("alpha", "t1", 1, &disks)).await.err();
+    assert!(matches!(many, Some(DriverError::Unsupported(_))), "{many:?}");
+    let nic = |n| NativeNic { name: format!("eth{n}"), mac: format!("52:54:00:12:34:{n:02x}"), addresses: vec![] };
+    let plain = written(&host, import_request("other", "t2", 1, &[("root", 2 << 20)])).await.commit().await.unwrap();
+    let wish = |token: &str, template: NativeVm| ImportRequest {
+        template: Some(template),
+        ..import_request("alpha", token, 1, &[("root", 2 << 20)])
+    };
+    let template = NativeVm { nics: (0..9).map(nic).collect(), ..plain.clone() };
+    let many = hypervisor.begin_import(wish("t3", template)).await.err();
+    assert!(matches!(many, Some(DriverError::Unsupported(_))), "{many:?}");
+
+    // A document that nobody could read again is not written, and no disk is moved for it.
+    let template = NativeVm { tags: vec!["x".repeat(1 << 20)], ..plain };
+    let session = written(&host, wish("t4", template)).await;
+    assert!(session.commit().await.is_err());
+    assert_eq!(host.list().await.unwrap().len(), 1);
+    assert!(place.root().join("datastores/default/.import-t4/d0.qcow2").exists());
+    session.abort().await.unwrap();
+    nothing_is_left(&place);
 }

@@ -74,7 +74,8 @@ async fn a_guest_runs_from_a_backup_and_comes_home() {
         panic!("it does not boot")
     };
     println!("instant: ready after {after:?}");
-    assert!(matches!(session.ready(LONG, Ready::Agent).await.unwrap(), Readiness::Reached(_)));
+    let ready = session.ready(Duration::MAX, Ready::Agent).await.unwrap();
+    assert!(matches!(ready, Readiness::Reached(_)), "{ready:?}");
     let guest = guest_of(&host).await;
     let written = shell(&guest, WRITE).await;
     let before = shell(&guest, SUMS).await;
@@ -271,4 +272,61 @@ async fn a_trial_boots_alone_and_leaves_nothing() {
     };
     tokio::time::timeout(LONG, ended).await.unwrap();
     nothing_is_left(&place);
+}
+
+/// A guest that is off comes home as well, and so does one that is turned off in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_off_comes_home() {
+    let place = Place::new();
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let mut content: Vec<u8> = (0..8 << 20).map(|n: u32| (n / 4096 % 251 + n % 7) as u8).collect();
+    content[1 << 20..2 << 20].fill(0);
+    let path = place.root().join("backup.raw");
+    std::fs::write(&path, &content).unwrap();
+    for midway in [false, true] {
+        let source = FileSource::open(&path);
+        let session = hypervisor.begin_instant(wish("alpha", "t1", 1, std::slice::from_ref(&source))).await.unwrap();
+        let guest = guest_of(&host).await;
+        let line = "qemu-io -d /machine/peripheral/disk-d0/virtio-backend \"write -P 9 3M 64k\"";
+        let line = serde_json::json!({ "command-line": line });
+        guest.qmp().unwrap().execute("human-monitor-command", Some(line)).await.unwrap();
+        if midway {
+            let moves = Arc::new(tokio::sync::Notify::new());
+            let told = moves.clone();
+            source.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+            let turned_off = async {
+                moves.notified().await;
+                source.broken.store(false, std::sync::atomic::Ordering::SeqCst);
+                guest.power_off().await.unwrap();
+            };
+            let observer = move |_| told.notify_one();
+            let (home, ()) = tokio::join!(session.bring_home(&observer), turned_off);
+            home.unwrap();
+        } else {
+            guest.power_off().await.unwrap();
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let kept = seen.clone();
+            let vm = session.bring_home(&move |progress| kept.lock().unwrap().push(progress)).await.unwrap();
+            assert_eq!(vm.power, portolan_model::vm::PowerState::Stopped);
+            assert_eq!(*seen.lock().unwrap().last().unwrap(), HomeProgress { done: 8 << 20, total: 8 << 20 });
+        }
+        assert_eq!(guest.spec().instant.unwrap().remote, [""; 0]);
+        drop(session);
+        let reads = source.reads.load(std::sync::atomic::Ordering::SeqCst);
+        let (disk, raw) = (guest.disk_files().remove(0).1, place.root().join("raw"));
+        let told = common::machines::run("qemu-img", &["info", "--output=json", common::machines::text(&disk)]);
+        assert!(!told.contains("backing-filename"), "{told}");
+        let paths = [&disk, &raw].map(|path| common::machines::text(path));
+        common::machines::run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", paths[0], paths[1]]);
+        let mut wanted = content.clone();
+        wanted[3 << 20..(3 << 20) + (64 << 10)].fill(9);
+        assert!(std::fs::read(raw).unwrap() == wanted, "whole");
+        guest.start().await.unwrap();
+        comes_to(&guest, GuestState::Running).await;
+        assert_eq!(source.reads.load(std::sync::atomic::Ordering::SeqCst), reads, "nobody reads the backup any more");
+        host.destroy(guest.id(), &guest.spec().incarnation).await.unwrap();
+        drop(guest);
+        nothing_is_left(&place);
+    }
 }

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{LONG, Place, comes_to, open, own, wish};
-use portolan_driver::{CloudDriver, CloudDriverExt, CloudErrorKind, Hypervisor};
+use common::{LONG, Place, comes_to, machines, open, own, wish};
+use portolan_driver::{CloudDriver, CloudDriverExt, CloudErrorKind, Hypervisor, PowerAction, PowerRequest};
 use portolan_driver_qemu::{
     Desired, GuestSpec, GuestState, NicMode, Phase, QemuCloud, QemuError, QemuHypervisor, QemuSettings, QgaError, Seen,
 };
@@ -255,6 +255,23 @@ async fn a_guest_that_does_not_listen_runs_on_unless_it_may_be_forced() {
     assert_eq!(guest.observed().state, GuestState::Stopped);
 }
 
+/// However long somebody wants to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_without_an_end_are_a_day() {
+    let place = Place::with_blank();
+    let host = place.open().await;
+    let guest = own(host.create(wish("alpha", "blank")).await.unwrap());
+    comes_to(&guest, GuestState::Running).await;
+    let action = PowerAction::Shutdown { within: Duration::MAX };
+    let request = PowerRequest { vm: guest.id().into(), incarnation: guest.spec().incarnation, action };
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let asked = tokio::spawn(async move { hypervisor.power(request).await });
+    comes_to(&guest, GuestState::Stopping).await;
+    // It may be gone before it answers.
+    let _ = guest.qmp().unwrap().quit().await;
+    asked.await.unwrap().expect("it is off");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_start_says_why() {
     let place = Place::with_blank();
@@ -269,6 +286,56 @@ async fn what_cannot_start_says_why() {
     assert!(matches!(guest.stop().await, Err(QemuError::Conflict(_))));
     guest.start().await.expect("it may be tried again");
     comes_to(&guest, GuestState::Failed).await;
+}
+
+/// A process that looks like the guest's QEMU and has no monitor.
+fn stray(place: &Place, spec: &GuestSpec) -> std::process::Child {
+    let mut stray = std::process::Command::new("sh");
+    stray.args(["-c", "read word", "qemu", "-uuid", &spec.uuid.hyphenated().to_string()]);
+    let dir = place.root().join("guests").join(&spec.id);
+    stray.current_dir(dir).stdin(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+/// QEMU runs, and nobody knew: it is taken over, and never has a second one beside it, or other disks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_already_is_taken_over_and_not_replaced() {
+    let place = Place::new();
+    let host = place.open().await;
+    let spec = machines::make(&place, "alpha", &[("root", vec![7; 1 << 20])]);
+    let guest = host.guest(&spec.id, &spec.incarnation).await.unwrap();
+    let mut stray = stray(&place, &spec);
+    let wish = portolan_driver::ImportRequest {
+        overwrite: true,
+        ..portolan_testkit::driver::import_request("alpha", "t1", 1, &[("root", 1 << 20)])
+    };
+    let session = QemuHypervisor::new(host.clone()).begin_import(wish).await.unwrap();
+    let busy = session.commit().await;
+    assert!(
+        matches!(&busy, Err(portolan_driver::DriverError::Conflict(why)) if why.contains("turn it off")),
+        "{busy:?}"
+    );
+    guest.start().await.unwrap();
+    comes_to(&guest, GuestState::Running).await;
+    assert_eq!(guest.pid(), Some(stray.id()));
+    stray.kill().unwrap();
+    stray.wait().unwrap();
+    comes_to(&guest, GuestState::Stopped).await;
+    session.commit().await.expect("it is off now");
+}
+
+/// QEMU is up, and that cannot be written down: it must not run where nobody sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_late_leaves_no_process() {
+    let place = Place::with_blank();
+    let host = place.open().await;
+    let guest = own(host.create(wish("alpha", "blank")).await.unwrap());
+    let blocker = guest.dir().join(".guest.json.new");
+    std::fs::create_dir(&blocker).unwrap();
+    comes_to(&guest, GuestState::Failed).await;
+    assert_eq!(place.processes(), [0_u32; 0]);
+    std::fs::remove_dir(&blocker).unwrap();
+    guest.start().await.unwrap();
+    comes_to(&guest, GuestState::Running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,12 @@
 
 mod common;
 
-use common::{LONG, Place, comes_to, console_says, open, own, wish};
+use common::exports::{export, request};
+use common::{LONG, Place, comes_to, console_says, machines, open, own, wish};
+use portolan_block::BlockError;
 use portolan_driver::{DriverError, Hypervisor, PowerAction, PowerRequest, SnapshotRef, SnapshotRequest};
 use portolan_driver_qemu::{Guest, GuestState, QemuHypervisor};
+use portolan_testkit::driver::{pattern, read_all};
 use serde_json::json;
 use std::process::Command;
 use std::time::Duration;
@@ -53,14 +56,18 @@ async fn memory_is_kept_bitmaps_are_dropped_and_a_way_back_is_gone_to_its_end() 
     assert!(!info(&guest).to_string().contains("mark"));
     assert!(info(&guest).to_string().contains(&made.native_id));
 
-    // Portolan ends when a way back was begun, and again when only the memory was to be loaded.
+    // Portolan ends when a way back was begun, before QEMU was ended and after, and again when only the memory was to
+    // be loaded.
     let (id, incarnation) = (guest.id().to_owned(), guest.spec().incarnation);
     drop((guest, hypervisor));
     let mut host = host;
-    for load in [false, true] {
+    for (off, load) in [(false, false), (true, false), (true, true)] {
         let guest = host.guest(&id, &incarnation).await.unwrap();
         comes_to(&guest, GuestState::Running).await;
-        guest.power_off().await.unwrap();
+        if off {
+            guest.power_off().await.unwrap();
+        }
+        let pid = guest.pid();
         drop(guest);
         host.close().await;
         let path = place.root().join("guests").join(&id).join("guest.json");
@@ -71,8 +78,30 @@ async fn memory_is_kept_bitmaps_are_dropped_and_a_way_back_is_gone_to_its_end() 
         let guest = host.guest(&id, &incarnation).await.unwrap();
         comes_to(&guest, GuestState::Running).await;
         assert_eq!(guest.spec().reverting, None);
+        assert!(guest.pid() != pid, "it is another process");
     }
     host.destroy(&id, &incarnation).await.unwrap();
+    assert_eq!(place.processes(), [0_u32; 0]);
+}
+
+/// A guest that is off goes back though a backup holds its disks, and that backup ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_ends_the_backup_of_a_guest_that_is_off() {
+    let place = Place::new();
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let spec = machines::make(&place, "alpha", &[("root", pattern(1, 1 << 20))]);
+    let guest = host.guest(&spec.id, &spec.incarnation).await.unwrap();
+    let made = hypervisor.create_snapshot(snapshot(&guest, "t1", false)).await.unwrap();
+    machines::write(&place, "alpha", "root", 0, &[9; 4096]);
+    let session = export(&host, request(&guest, "t1", 1)).await;
+    hypervisor.revert_snapshot(named(&guest, &made.native_id)).await.unwrap();
+    let read = read_all(&session.exported().disks[0].source).await;
+    assert!(matches!(&read, Err(BlockError::Changed(why)) if why.contains("reverted")), "{read:?}");
+    assert!(matches!(session.release(true).await, Err(DriverError::Conflict(_))));
+    let again = export(&host, request(&guest, "t2", 1)).await;
+    assert!(read_all(&again.exported().disks[0].source).await.unwrap() == pattern(1, 1 << 20));
+    again.release(false).await.unwrap();
     assert_eq!(place.processes(), [0_u32; 0]);
 }
 

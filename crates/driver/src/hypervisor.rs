@@ -2,7 +2,8 @@
 
 use crate::DriverError;
 use crate::machine::{
-    AbandonedInstant, InstantRequest, InstantSession, MachineSnapshot, PowerRequest, SnapshotRef, SnapshotRequest,
+    AbandonedInstant, AbandonedMove, HomeObserver, InstantRequest, InstantSession, MachineSnapshot, MoveRequest,
+    PowerRequest, SnapshotRef, SnapshotRequest,
 };
 use async_trait::async_trait;
 use portolan_block::{BlockSink, BlockSource};
@@ -30,6 +31,9 @@ pub struct Capabilities {
     /// Machines can run from a backup.
     #[serde(default)]
     pub instant: bool,
+    /// Machines can be moved between datastores, while they run or not.
+    #[serde(default)]
+    pub moves: bool,
 }
 
 /// A hypervisor platform. Native ids are the platform's own; they are never keys in Portolan.
@@ -81,6 +85,21 @@ pub trait Hypervisor: Send + Sync {
     /// Deletes a snapshot; the machine is as it was. One that is not there is fine.
     async fn delete_snapshot(&self, _snapshot: SnapshotRef) -> Result<(), DriverError> {
         Err(DriverError::Unsupported("snapshots".into()))
+    }
+
+    /// Brings all of a machine's disks to another datastore; it stays the same machine, and one that runs goes on
+    /// running. Answers when they are there, whole and durable, and nothing of them is left where they were. Repeating
+    /// it is fine, also after a restart of Portolan. Until the machine is switched over as a whole, it is where it was,
+    /// whatever fails; a caller that gives up calls [`Hypervisor::abandon_move`]. An older fence than the newest seen is
+    /// [`DriverError::Fenced`]. Needs [`Capabilities::moves`].
+    async fn move_machine(&self, _request: MoveRequest, _observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
+        Err(DriverError::Unsupported("moves between datastores".into()))
+    }
+
+    /// Lets go of a move that has not been carried out: the machine stays where it is, and nothing of it is left on the
+    /// other datastore. Fine where there is none, and where the machine has been switched over.
+    async fn abandon_move(&self, _move: AbandonedMove) -> Result<(), DriverError> {
+        Ok(())
     }
 
     /// Makes a machine that runs from a backup, or goes on with that of the same `token`: its sources are served
@@ -339,8 +358,9 @@ pub trait ImportSession: Send + Sync {
     /// The disk of that name, to write. Disks that were written before a restart are as they were then.
     async fn disk(&self, name: &str) -> Result<Arc<dyn BlockSink>, DriverError>;
 
-    /// Makes the machine visible, whole and durable, or not at all. Repeating it after success returns the same
-    /// machine.
+    /// Makes the machine visible, whole and durable, or not at all. Every sink must have been flushed before: of what
+    /// was written after its last flush, the machine may have some or nothing. Repeating it after success returns the
+    /// same machine.
     async fn commit(&self) -> Result<NativeVm, DriverError>;
 
     /// Drops everything written. Repeating it is fine; after a commit it does nothing.

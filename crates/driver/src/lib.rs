@@ -26,8 +26,8 @@ pub use hypervisor::{
     NativeNic, NativeVm,
 };
 pub use machine::{
-    AbandonedInstant, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot,
-    PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
+    AbandonedInstant, AbandonedMove, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession,
+    MachineSnapshot, MoveRequest, PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
 };
 pub use registry::{Clouds, Hypervisors, Registry};
 pub use relogin::{Granted, Login, Relogin};

@@ -78,6 +78,34 @@ pub struct SnapshotRef {
     pub snapshot: String,
 }
 
+/// A wish to bring a machine's disks to another datastore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveRequest {
+    /// The machine's native id.
+    pub vm: String,
+    /// The machine's incarnation.
+    pub incarnation: String,
+    /// Names the move, so that a repeated call goes on with it: the chain's id.
+    pub token: String,
+    /// The task's fence.
+    pub fence: i64,
+    /// Native id of the datastore.
+    pub datastore: String,
+}
+
+/// A move to let go of, by whoever cleans up after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbandonedMove {
+    /// The machine's native id.
+    pub vm: String,
+    /// The machine's incarnation.
+    pub incarnation: String,
+    /// What named the move.
+    pub token: String,
+    /// The fence of the task that cleans up.
+    pub fence: i64,
+}
+
 /// A wish for a machine that runs at once, with disks that are not there yet: what it does not write itself it reads
 /// from the sources.
 #[derive(Debug, Clone)]

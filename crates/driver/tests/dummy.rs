@@ -63,7 +63,7 @@ async fn has_exactly_the_data_of_the_original() {
     let cloud = process(&MemoryDriverState::default());
     let info = cloud.info();
     assert_eq!((info.provider, info.display_name, info.host.as_str()), ("dummy", "Dummy Node Provider", "127.0.0.1"));
-    let nodes: Vec<_> = cloud.nodes().await.unwrap().iter().map(shown).collect();
+    let nodes: Vec<_> = cloud.nodes().await.unwrap().iter().map(|n| shown(n)).collect();
     assert_eq!(
         json!(nodes),
         json!([
@@ -151,7 +151,7 @@ async fn ids_repeat_and_nodes_stay_apart() {
     let (old, new) = (nodes[1].reference(), new.reference());
     assert_eq!((old.id.as_str(), new.id.as_str()), ("2", "2"));
     assert_ne!(old.incarnation, new.incarnation);
-    let listed: Vec<_> = process(&state).nodes().await.unwrap().iter().map(CloudNode::reference).collect();
+    let listed: Vec<_> = process(&state).nodes().await.unwrap().iter().map(|n| n.reference()).collect();
     assert_eq!(listed, [old.clone(), new.clone()], "in the order of making, also after a restart");
     cloud.reboot_node(&new).await.unwrap();
     cloud.destroy_node(&old).await.unwrap();
@@ -204,7 +204,7 @@ async fn two_processes_do_not_undo_each_others_work() {
     let tokens: Vec<_> = nodes.iter().filter_map(|node| node.token.as_deref()).collect();
     assert_eq!(tokens, ["rival-3", "same"]);
     assert_eq!(nodes.iter().map(|n| n.id.as_str()).collect::<Vec<_>>(), ["1", "2", "3", "4"]);
-    assert!(nodes.contains(&node));
+    assert!(nodes.contains(&Arc::new(node)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

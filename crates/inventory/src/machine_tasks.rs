@@ -5,7 +5,10 @@ use crate::handler::failure;
 use crate::machines::{MachinePayload, MachineWork};
 use crate::service::{Inventory, sync_task};
 use async_trait::async_trait;
-use portolan_driver::{Hypervisor, MachineSnapshot, PowerRequest, SnapshotRef, SnapshotRequest};
+use portolan_driver::{
+    AbandonedMove, DriverError, HomeProgress, Hypervisor, MachineSnapshot, MoveRequest, PowerRequest, SnapshotRef,
+    SnapshotRequest,
+};
 use portolan_model::*;
 use portolan_storage::{StorageExt, UnitOfWork};
 use portolan_tasks::{Done, Finish, Handler, Json, Outcome, TaskContext, TaskFailure};
@@ -13,7 +16,7 @@ use std::sync::Arc;
 
 /// The handlers of everything that is done with machines.
 pub fn machine_handlers(inventory: &Inventory) -> Vec<Arc<dyn Handler>> {
-    [task_kind::POWER, task_kind::SNAPSHOT, task_kind::SNAPSHOT_REVERSION, task_kind::SNAPSHOT_REMOVAL]
+    [task_kind::POWER, task_kind::SNAPSHOT, task_kind::SNAPSHOT_REVERSION, task_kind::SNAPSHOT_REMOVAL, task_kind::MOVE]
         .into_iter()
         .map(|kind| Arc::new(MachineHandler { inventory: inventory.clone(), kind }) as Arc<dyn Handler>)
         .collect()
@@ -31,8 +34,7 @@ impl Handler for MachineHandler {
     }
 
     async fn run(&self, ctx: &TaskContext) -> Result<Done, TaskFailure> {
-        let payload: MachinePayload = serde_json::from_value(ctx.task().new.payload.clone())
-            .map_err(|e| TaskFailure::fatal(format!("the task's payload cannot be read: {e}")))?;
+        let payload = payload(ctx)?;
         tokio::select! {
             biased;
             done = self.inventory.work_on(ctx, &payload) => done.map_err(failure),
@@ -40,6 +42,19 @@ impl Handler for MachineHandler {
             () = ctx.cancel_token().cancelled() => Err(TaskFailure::cancelled()),
         }
     }
+
+    async fn undo(&self, ctx: &TaskContext) -> Result<(), TaskFailure> {
+        self.inventory.abandon_move(ctx, &payload(ctx)?).await.map_err(failure)
+    }
+
+    fn undoes(&self) -> bool {
+        self.kind == task_kind::MOVE
+    }
+}
+
+fn payload(ctx: &TaskContext) -> Result<MachinePayload, TaskFailure> {
+    serde_json::from_value(ctx.task().new.payload.clone())
+        .map_err(|e| TaskFailure::fatal(format!("the task's payload cannot be read: {e}")))
 }
 
 impl Inventory {
@@ -60,6 +75,22 @@ impl Inventory {
         let unit = UnitOfWork::new().finish(finish).event(what, vm.settings.tenant, vm.id.uuid(), output);
         self.storage.apply_all(self.clock.now(), unit).await?;
         Ok(Done::Settled)
+    }
+
+    /// Removes what a move left that did not end well: the machine is where it was.
+    async fn abandon_move(&self, ctx: &TaskContext, job: &MachinePayload) -> Result<(), InventoryError> {
+        let Some(vm) = self.storage.find::<VirtualMachine>(Scope::All, job.vm).await? else { return Ok(()) };
+        let abandoned = AbandonedMove {
+            vm: vm.external.native_id.clone(),
+            incarnation: vm.external.incarnation.clone(),
+            token: ctx.task().new.chain.to_string(),
+            fence: ctx.held().fence,
+        };
+        match self.drivers.hypervisors.get(vm.observed.platform)?.abandon_move(abandoned).await {
+            // There is nothing to let go of, or nothing can be.
+            Ok(()) | Err(DriverError::NotFound { .. } | DriverError::Unsupported(_)) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -95,6 +126,17 @@ async fn work(
         MachineWork::Revert { snapshot } => {
             driver.revert_snapshot(named(snapshot)).await?;
             Ok(("machine.reverted", serde_json::json!({ "snapshot": snapshot })))
+        }
+        MachineWork::Move { datastore } => {
+            let token = ctx.task().new.chain.to_string();
+            let fence = ctx.held().fence;
+            let request = MoveRequest { vm: native_id, incarnation, token, fence, datastore: datastore.clone() };
+            let observer = |p: HomeProgress| {
+                let clamp = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                ctx.progress(clamp(p.done), clamp(p.total), "moving the disks");
+            };
+            driver.move_machine(request, &observer).await?;
+            Ok(("machine.moved", serde_json::json!({ "datastore": datastore })))
         }
         MachineWork::Remove { snapshot } => {
             driver.delete_snapshot(named(snapshot)).await?;

@@ -5,7 +5,7 @@ use crate::service::{Inventory, user_origin};
 use portolan_driver::{MachineSnapshot, PowerAction};
 use portolan_model::query::{Filter, Page};
 use portolan_model::*;
-use portolan_storage::StorageExt;
+use portolan_storage::{Query, StorageExt};
 use portolan_tasks::{Limit, NewTask, Task, TaskLinks, TaskQuery};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(crate) enum MachineWork {
     Revert { snapshot: String },
     /// Delete a snapshot.
     Remove { snapshot: String },
+    /// Bring its disks to the datastore of this native id.
+    Move { datastore: String },
 }
 
 /// A [`PowerAction`] as a task keeps it.
@@ -91,6 +93,7 @@ impl MachineWork {
             Self::Snapshot { .. } => task_kind::SNAPSHOT,
             Self::Revert { .. } => task_kind::SNAPSHOT_REVERSION,
             Self::Remove { .. } => task_kind::SNAPSHOT_REMOVAL,
+            Self::Move { .. } => task_kind::MOVE,
         }
     }
 
@@ -135,6 +138,12 @@ impl Inventory {
     /// Deletes a snapshot, named by the platform's id, as a task. The machine stays as it is.
     pub async fn remove_snapshot(&self, caller: &Caller, vm: VmId, snapshot: &str) -> Result<Task, InventoryError> {
         self.begin_work(caller, vm, MachineWork::Remove { snapshot: snapshot.to_owned() }).await
+    }
+
+    /// Brings a machine's disks to another datastore, named by the platform's id, as a task. The machine stays the same,
+    /// and one that runs goes on running.
+    pub async fn move_machine(&self, caller: &Caller, vm: VmId, datastore: &str) -> Result<Task, InventoryError> {
+        self.begin_work(caller, vm, MachineWork::Move { datastore: datastore.to_owned() }).await
     }
 
     /// Enqueues work on a machine. A request that its sender named is carried out once.
@@ -189,12 +198,21 @@ impl Inventory {
         task.ok_or_else(|| InventoryError::Failed("the task has been removed already".into()))
     }
 
-    /// Refuses early what the platform's driver cannot do. One that is not open here is asked when the task runs.
+    /// Refuses early what the platform has not, or what its driver cannot do. One that is not open here is asked when the
+    /// task runs.
     async fn check_can(&self, vm: &VirtualMachine, work: &MachineWork) -> Result<(), InventoryError> {
+        if let MachineWork::Move { datastore } = work {
+            let there = Filter::eq("platform", vm.observed.platform.uuid()).and(Filter::eq("present", true));
+            let there = self.storage.list_of::<Datastore>(Scope::All, Query::matching(there)).await?.items;
+            if !there.iter().any(|store| store.external.native_id == *datastore) {
+                return Err(InventoryError::Invalid(format!("the platform has no storage '{datastore}'")));
+            }
+        }
         let Ok(driver) = self.drivers.hypervisors.get(vm.observed.platform) else { return Ok(()) };
         let can = driver.capabilities();
         let (able, what) = match work {
             MachineWork::Power(_) => (can.power, "turns no machines on and off"),
+            MachineWork::Move { .. } => (can.moves, "moves no machines"),
             _ => (can.snapshots, "has no snapshots"),
         };
         if able {

@@ -6,7 +6,9 @@ use portolan_driver::{CloudDriver, Clouds, DriverState, Hypervisor, Hypervisors}
 use portolan_model::backup::{Origin, OriginKind};
 use portolan_model::query::{Filter, Page, Sort};
 use portolan_model::*;
-use portolan_storage::{Conflict, ListOf, Query, Record, Storage, StorageExt, StoreError, Stored, UnitOfWork};
+use portolan_storage::{
+    Conflict, KeyCache, ListOf, Query, Record, Storage, StorageExt, StoreError, Stored, UnitOfWork,
+};
 use portolan_tasks::{EndBell, Limit, NewTask, TaskLinks};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub struct Inventory {
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) rules: CloudRules,
     pub(crate) waits: Arc<Waits>,
+    /// Platforms by name: every request of a cloud's dialect names one.
+    pub(crate) platforms: Arc<KeyCache<Platform>>,
 }
 
 /// The drivers of this process.
@@ -72,7 +76,8 @@ impl Inventory {
         bell: Arc<EndBell>,
     ) -> Self {
         let waits = Arc::new(Waits::new(ids.uuid(), bell));
-        Self { storage, drivers, clock, ids, rules, waits }
+        let platforms = Arc::new(KeyCache::new(Arc::clone(&storage)));
+        Self { storage, drivers, clock, ids, rules, waits, platforms }
     }
 
     /// Registers a platform with its driver, or finds the one of that name and gives it the driver: what a server

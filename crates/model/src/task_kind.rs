@@ -28,6 +28,8 @@ pub const CLONE: &str = "clone";
 pub const CLONE_CLEANUP: &str = "clone-cleanup";
 /// Turns a machine on or off.
 pub const POWER: &str = "machine-power";
+/// Brings a machine's disks to another datastore.
+pub const MOVE: &str = "machine-move";
 /// Makes a snapshot of a machine.
 pub const SNAPSHOT: &str = "snapshot";
 /// Reverts a machine to a snapshot.

@@ -14,6 +14,7 @@
 mod builder;
 mod chains;
 mod facade;
+mod machines;
 mod operate;
 mod overview;
 pub mod registry;
@@ -22,6 +23,7 @@ mod restores;
 pub use builder::{BuildError, PortolanBuilder};
 pub use chains::ChainView;
 pub use facade::Portolan;
+pub use machines::{CloneWish, MachineFilter, SnapshotWish};
 pub use operate::{DrainState, Overview, TaskDetail, TaskFilter};
 pub use overview::{BackupFigures, Protection};
 

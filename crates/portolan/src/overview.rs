@@ -39,16 +39,16 @@ impl Portolan {
     pub async fn protection(&self, caller: &Caller) -> Result<Protection, ProtectError> {
         caller.require(Privilege::InventoryRead)?;
         let without = |field: &str| Filter::Eq(field.into(), Value::Null);
-        let all = self.machines(caller, Filter::All).await?;
-        let unscheduled = self.machines(caller, without("policy")).await?;
+        let all = self.how_many(caller, Filter::All).await?;
+        let unscheduled = self.how_many(caller, without("policy")).await?;
         let none_yet = without("last_backup").and(Filter::Not(Box::new(without("policy"))));
-        let unprotected = self.machines(caller, none_yet).await?;
+        let unprotected = self.how_many(caller, none_yet).await?;
         // Three counts are no snapshot: what changes in between must not turn into a huge number.
         let protected = all.saturating_sub(unscheduled).saturating_sub(unprotected);
         Ok(Protection { protected, unprotected, unscheduled })
     }
 
-    async fn machines(&self, caller: &Caller, filter: Filter) -> Result<u64, StoreError> {
+    async fn how_many(&self, caller: &Caller, filter: Filter) -> Result<u64, StoreError> {
         let filter = Filter::eq("present", true).and(filter);
         let query = Query { filter, page: Page::first(1), count: true, ..Query::default() };
         Ok(self.storage.list_of::<VirtualMachine>(caller.scope, query).await?.total.unwrap_or(0))

@@ -19,6 +19,7 @@ const TRACKING: Capabilities = Capabilities {
     power: false,
     snapshots: false,
     instant: false,
+    moves: false,
 };
 
 fn kinds(tasks: &[Task]) -> Vec<&str> {

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use portolan_block::{BlockError, BlockExtent, BlockSink, BlockSource, MemorySource, check_range};
 use portolan_driver::{
-    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Exported, ExportedDisk,
-    Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeVm,
-    PowerRequest, Readiness, SnapshotRef, SnapshotRequest,
+    AbandonedExport, AbandonedInstant, AbandonedMove, Capabilities, DriverError, ExportRequest, ExportSession,
+    Exported, ExportedDisk, HomeObserver, Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession,
+    Inventory, MachineSnapshot, MoveRequest, NativeVm, PowerRequest, Readiness, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::policy::Consistency;
 use state::{Fault, Gate, Import, State};
@@ -196,6 +196,11 @@ impl FakeHypervisor {
         self.lock().exports.keys().cloned().collect()
     }
 
+    /// Tokens of the moves that have begun, and have not ended.
+    pub fn open_moves(&self) -> Vec<String> {
+        self.lock().machines.moves.keys().cloned().collect()
+    }
+
     /// Tokens of the machines that run from a backup, and do not stand alone yet.
     pub fn open_instants(&self) -> Vec<String> {
         self.lock().machines.open()
@@ -322,6 +327,15 @@ impl Hypervisor for FakeHypervisor {
     async fn begin_instant(&self, request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {
         self.enter(Call::BeginInstant).await?;
         Ok(Box::new(machine::FakeInstant::begin(self, request).await?))
+    }
+
+    async fn move_machine(&self, request: MoveRequest, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
+        machine::move_machine(self, &request, observer).await
+    }
+
+    async fn abandon_move(&self, abandoned: AbandonedMove) -> Result<(), DriverError> {
+        self.enter(Call::Abort).await?;
+        self.lock().end_move(&abandoned.token, abandoned.fence)
     }
 
     async fn abandon_instant(&self, instant: AbandonedInstant) -> Result<(), DriverError> {

@@ -104,6 +104,8 @@ macro_rules! storage_conformance {
             a_cache_follows_what_is_stored,
             a_cache_keeps_to_its_filter,
             a_cache_is_never_older_than_what_was_applied,
+            a_key_cache_finds_what_is_stored,
+            a_key_cache_is_never_older_than_what_was_applied,
         ]);
         $crate::storage_conformance!(@each $maker, model, [
             agrees_with_the_model_one,

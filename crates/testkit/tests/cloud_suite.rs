@@ -68,7 +68,7 @@ impl CloudDriver for Broken {
         self.inner.create_features()
     }
 
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         if self.defect == Defect::CountedPages {
             let all = self.inner.nodes().await?;
             let at: usize = from.map_or(0, |cursor| cursor.0.parse().unwrap_or(0));
@@ -91,8 +91,8 @@ impl CloudDriver for Broken {
                 Defect::StrictStates if node.state == NodeState::Unknown => {
                     return Err(CloudError::new(CloudErrorKind::Malformed, "no such state"));
                 }
-                Defect::LostWords => drop(node.extra.remove("state")),
-                Defect::NoToken => node.token = None,
+                Defect::LostWords => drop(Arc::make_mut(node).extra.remove("state")),
+                Defect::NoToken => Arc::make_mut(node).token = None,
                 _ => {}
             }
         }
@@ -117,7 +117,7 @@ impl CloudDriver for Broken {
     async fn destroy_node(&self, node: &NodeRef) -> Result<(), CloudError> {
         if self.defect == Defect::ById {
             let nodes = self.inner.nodes().await?;
-            let found = nodes.iter().find(|n| n.id == node.id).map(CloudNode::reference);
+            let found = nodes.iter().find(|n| n.id == node.id).map(|n| n.reference());
             return self.inner.destroy_node(&found.unwrap_or_else(|| node.clone())).await;
         }
         self.inner.destroy_node(node).await

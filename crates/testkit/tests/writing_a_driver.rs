@@ -31,12 +31,12 @@ impl CloudDriver for RentalDriver {
     }
 
     // Section 9: the provider's own marker leads from page to page.
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         let after = from.map(|cursor| cursor.0.parse()).transpose();
         let after = after.map_err(|_| CloudError::new(CloudErrorKind::Invalid, "no such marker"))?;
         let (machines, more) = self.client.list(after).map_err(refused)?;
         let next = machines.last().filter(|_| more).map(|last| Cursor(last.rented.to_string()));
-        Ok(CloudPage { items: machines.into_iter().map(node).collect(), next })
+        Ok(CloudPage { items: machines.into_iter().map(node).map(Arc::new).collect(), next })
     }
 
     // Section 8: the token goes out with the creation, and comes back with every list.

@@ -16,17 +16,17 @@ fn run(site: &Site, server: &Server, args: &[&str], input: &str) -> Said {
 }
 
 /// Runs a command that must go well; its standard output.
-fn done(site: &Site, server: &Server, args: &[&str]) -> String {
+pub(crate) fn done(site: &Site, server: &Server, args: &[&str]) -> String {
     let said = run(site, server, args, "");
     assert_eq!(said.code, Some(0), "{args:?}: {}", said.err);
     said.out
 }
 
-fn json(site: &Site, server: &Server, args: &[&str]) -> Value {
+pub(crate) fn json(site: &Site, server: &Server, args: &[&str]) -> Value {
     serde_json::from_str(&done(site, server, &[args, &["--json"]].concat())).unwrap()
 }
 
-fn log_in(site: &Site, server: &Server) {
+pub(crate) fn log_in(site: &Site, server: &Server) {
     let said = run(site, server, &["login", "--login", "admin"], &format!("{PASSWORD}\n"));
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(!said.err.contains(PASSWORD) && said.out.is_empty(), "{said:?}");

@@ -1,7 +1,8 @@
 //! A guest of QEMU through every layer: started by way of one dialect, backed up by way of another while it runs, and
 //! restored.
 
-use portolan_e2e::{Site, qemu_img, until};
+use crate::cli::{done, json as told, log_in};
+use portolan_e2e::{Server, Site, qemu_img, until};
 use portolan_testkit::demo_guest;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
@@ -64,8 +65,8 @@ impl Drop for Host {
     }
 }
 
-#[tokio::test]
-async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
+/// A server with a host of guests, which is also its cloud.
+async fn served() -> (Site, Host, Server) {
     let mut site = Site::empty();
     let host = Host::new(&site);
     site.set("platform.lab.driver", "qemu");
@@ -74,16 +75,26 @@ async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
     site.set("orchestrator.default_cloud", "lab");
     site.set("orchestrator.open", "true");
     let server = site.start().await;
-    let nodes = server.orchestrator();
-    let wish = json!({ "name": "web", "image": "demo", "size": "tiny" });
-    let started: Value = nodes.post("/vm/start", &wish).await.unwrap().ok().unwrap().json().unwrap();
-    let id = started["nodes"]["id"].as_str().unwrap().to_owned();
+    (site, host, server)
+}
+
+/// Starts a guest by way of the cloud, and waits until it is ready. Its id.
+async fn started(host: &Host, server: &Server, name: &str) -> String {
+    let wish = json!({ "name": name, "image": "demo", "size": "tiny" });
+    let made: Value = server.orchestrator().post("/vm/start", &wish).await.unwrap().ok().unwrap().json().unwrap();
+    let id = made["nodes"]["id"].as_str().unwrap().to_owned();
     until("the guest to be ready", async || {
         let console = std::fs::read(host.guest(&id).join("console.log")).ok()?;
         String::from_utf8_lossy(&console).contains("GUEST-READY").then_some(())
     })
     .await;
+    id
+}
 
+#[tokio::test]
+async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
+    let (site, host, server) = served().await;
+    let id = started(&host, &server, "web").await;
     let api = server.api(&site).await;
     api.sync().await;
     let vm = api.vm("web").await;
@@ -120,5 +131,60 @@ async fn a_node_of_one_dialect_is_backed_up_running_by_another_and_restored() {
     nodes.put("/vm/stop", &json!({ "node": id })).await.unwrap().ok().unwrap();
     assert_eq!(host.ids(), [back]);
     assert!(test_kill_process(pid).is_err(), "the guest runs still");
+    server.stop().await;
+}
+
+/// What an operator does with guests and their backups, by the command line.
+#[tokio::test]
+async fn an_operator_proves_clones_reverts_and_restores_guests_in_place_and_at_once() {
+    let (site, host, server) = served().await;
+    let id = started(&host, &server, "web").await;
+    log_in(&site, &server);
+    let run = |args: &[&str]| done(&site, &server, &[args, &["--yes"]].concat());
+    run(&["platform", "sync", "lab"]);
+    until("the guest to be listed", async || run(&["machine", "list"]).contains("web").then_some(())).await;
+    run(&["backup", "run", "web", "--full", "--follow"]);
+    let listed = told(&site, &server, &["backup", "list", "--machine", "web"]);
+    let backup = listed["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["items"][0]["status"], "SUCCESS", "{listed:#}");
+
+    // It boots, in a machine that nobody sees and that is gone.
+    run(&["backup", "try", &backup, "--within", "90", "--follow"]);
+    let proven = told(&site, &server, &["backup", "show", &backup]);
+    assert_eq!(proven["trial"]["booted"], true, "{proven:#}");
+    assert_eq!(host.ids(), [id.as_str()]);
+
+    // Turned off, it is cloned: the same bytes, another machine.
+    run(&["machine", "stop", "web", "--within", "90", "--follow"]);
+    assert_eq!(told(&site, &server, &["machine", "show", "web"])["power"], "STOPPED");
+    run(&["machine", "clone", "web", "copy", "--follow"]);
+    let copy = host.ids().into_iter().find(|other| *other != id).expect("the clone");
+    qemu_img([Path::new("compare"), &host.disk(&id), &host.disk(&copy)]);
+
+    // A snapshot of the clone, which then runs and writes, and is what it was.
+    run(&["machine", "snapshot", "copy", "before", "--follow"]);
+    let kept = told(&site, &server, &["machine", "snapshots", "copy"]);
+    let snapshot = kept["items"][0]["id"].as_str().unwrap().to_owned();
+    run(&["machine", "start", "copy", "--follow"]);
+    until("the clone to be ready", async || {
+        let console = std::fs::read(host.guest(&copy).join("console.log")).ok()?;
+        String::from_utf8_lossy(&console).contains("GUEST-READY").then_some(())
+    })
+    .await;
+    run(&["machine", "stop", "copy", "--force", "--follow"]);
+    run(&["machine", "revert", "copy", &snapshot, "--follow"]);
+    qemu_img([Path::new("compare"), &host.disk(&id), &host.disk(&copy)]);
+
+    // Back in its place, though it runs; and a second one at once, from the backup.
+    run(&["machine", "start", "web", "--follow"]);
+    run(&["backup", "restore", &backup, "--overwrite", "--power-off", "--follow"]);
+    assert_eq!(told(&site, &server, &["machine", "show", "web"])["native_id"], id.as_str(), "it is the same machine");
+    run(&["backup", "restore", &backup, "--name", "again", "--instant", "--follow"]);
+    let again = host.ids().into_iter().find(|other| *other != id && *other != copy).expect("the third guest");
+    let third = told(&site, &server, &["machine", "show", "again"]);
+    assert_eq!((&third["native_id"], &third["power"]), (&json!(again), &json!("RUNNING")), "{third:#}");
+    run(&["machine", "stop", "again", "--within", "90", "--follow"]);
+    let failed = told(&site, &server, &["task", "list", "--state", "failed,stuck,cancelled"]);
+    assert_eq!(failed["total"], 0, "{failed:#}");
     server.stop().await;
 }

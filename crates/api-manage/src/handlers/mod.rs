@@ -1,7 +1,9 @@
 //! The handlers: extract, authenticate, one use-case call, map.
 
 pub(crate) mod accounts;
+pub(crate) mod backups;
 pub(crate) mod destinations;
+pub(crate) mod machines;
 pub(crate) mod platforms;
 pub(crate) mod system;
 pub(crate) mod tasks;
@@ -56,6 +58,11 @@ fn list<T: Serialize>(items: Vec<T>, total: u64) -> Response {
 /// The answer of one object.
 fn object<T: Serialize>(item: &T) -> Response {
     JsonBody::new(item).into_response()
+}
+
+/// The answer of work that has been begun.
+fn task_begun(task: portolan::tasks::Task) -> Response {
+    (StatusCode::ACCEPTED, object(&crate::wire::task(task))).into_response()
 }
 
 /// The answer of something new.

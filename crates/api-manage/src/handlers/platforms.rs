@@ -1,6 +1,6 @@
 //! Platforms and the drivers that they can be registered with.
 
-use super::{ForceParams, NoFields, NoParams, PageParams, created, list as list_answer, object};
+use super::{ForceParams, NoFields, NoParams, PageParams, created, list as list_answer, object, task_begun};
 use crate::Manage;
 use crate::auth::Authenticated;
 use crate::error::{ApiError, ErrorBody};
@@ -167,6 +167,5 @@ pub(crate) async fn sync(
     Params(NoParams {}): Params<NoParams>,
     Body(NoFields {}): Body<NoFields>,
 ) -> Result<Response, ApiError> {
-    let task = state.portolan.sync_platform(&auth.caller, &name).await?;
-    Ok((StatusCode::ACCEPTED, object(&wire::task(task))).into_response())
+    Ok(task_begun(state.portolan.sync_platform(&auth.caller, &name).await?))
 }

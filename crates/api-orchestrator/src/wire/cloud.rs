@@ -6,6 +6,7 @@ use portolan::driver::{CloudImage, CloudNode, CloudSize};
 use portolan::inventory::CloudView;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use serde::{Serialize, Serializer};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// A node.
@@ -77,7 +78,7 @@ impl Serialize for Uuid {
 pub(crate) struct Nodes<'a> {
     /// The nodes.
     #[schema(value_type = Vec<Node<'static>>)]
-    nodes: Each<'a, CloudNode>,
+    nodes: Each<'a, Arc<CloudNode>>,
     /// Always `ok`.
     status: &'static str,
 }
@@ -85,7 +86,7 @@ pub(crate) struct Nodes<'a> {
 #[cfg(test)]
 impl<'a> Nodes<'a> {
     /// What [`super::rendered`] is held against.
-    pub(crate) fn new(cloud: &'a CloudView, nodes: &'a [CloudNode]) -> Self {
+    pub(crate) fn new(cloud: &'a CloudView, nodes: &'a [Arc<CloudNode>]) -> Self {
         Self { nodes: Each { cloud, things: nodes }, status: OK }
     }
 }
@@ -176,7 +177,7 @@ struct Each<'a, T> {
     things: &'a [T],
 }
 
-impl Serialize for Each<'_, CloudNode> {
+impl Serialize for Each<'_, Arc<CloudNode>> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.things.iter().map(|node| Node::new(self.cloud, node)))
     }

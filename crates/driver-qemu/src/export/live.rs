@@ -42,7 +42,7 @@ const FILTER: &str = "pc-";
 const SCRATCH: &str = "ps-";
 const ACCESS: &str = "pa-";
 const BELOW: &str = "pb-";
-const PULL: &str = "pull-";
+pub(super) const PULL: &str = "pull-";
 /// How long putting in the filters may take while the guest stands still.
 const FIX_LIMIT: Duration = Duration::from_secs(2);
 /// How many seconds a write of the guest waits for its scratch file before the moment is given up.
@@ -312,6 +312,11 @@ pub(super) async fn end(guest: &Guest, record: &Record, keep: bool) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Takes away all that exports of the guest left, where nothing tells what that is.
+pub(super) async fn clear(guest: &Guest) -> Result<(), QemuError> {
+    sweep(&guest.backup_monitor().await?, guest, &guest.spec()).await
 }
 
 /// Takes away whatever any export left in QEMU and beside its disks. Each step finds out whether it is needed.

@@ -7,18 +7,15 @@ use super::bitmaps;
 use super::live::{options, remove_files};
 use super::record::{self, FileState, Record};
 use crate::QemuError;
-use crate::command::{node, text};
+use crate::command::node;
 use crate::daemon::{Daemon, Served};
 use crate::guest::{Guest, blocking};
 use crate::image;
-use crate::programs::run;
 use crate::spec::DiskSpec;
 use portolan_driver::{DriverError, ExportRequest};
 use portolan_nbd::{NbdError, NbdSource};
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::process::Command;
 
 /// What the daemon's files are called.
 pub(super) const NAME: &str = "export";
@@ -38,8 +35,7 @@ pub(super) async fn fix(
     let spec = guest.spec();
     let disks: Vec<DiskSpec> =
         spec.disks.iter().filter(|disk| record.disks.iter().any(|one| one.id == disk.id)).cloned().collect();
-    daemon(guest).end(false).await?;
-    remove_files(guest).await?;
+    clear(guest).await?;
     let (images, looked) = (guest.shared.layout.images(), disks.clone());
     blocking(move || looked.iter().try_for_each(|disk| image::unchanged(&images, &disk.base))).await?;
     let known = record::checkpoints(guest).await?;
@@ -113,10 +109,15 @@ pub(super) async fn stop(guest: &Guest) -> Result<(), QemuError> {
     daemon(guest).end(false).await
 }
 
+/// Ends the daemon, and removes what any export left beside the disks.
+pub(super) async fn clear(guest: &Guest) -> Result<(), QemuError> {
+    stop(guest).await?;
+    remove_files(guest).await
+}
+
 /// Takes everything away, and the checkpoint but with `keep`.
 pub(super) async fn end(guest: &Guest, record: &Record, keep: bool) -> Result<(), QemuError> {
-    stop(guest).await?;
-    remove_files(guest).await?;
+    clear(guest).await?;
     match record.checkpoint.as_ref().filter(|_| !keep) {
         Some(checkpoint) => drop_checkpoint(guest, checkpoint).await,
         None => Ok(()),
@@ -133,22 +134,9 @@ async fn drop_checkpoint(guest: &Guest, checkpoint: &str) -> Result<(), QemuErro
 }
 
 async fn bitmaps_of(guest: &Guest, disk: &DiskSpec) -> Result<Vec<bitmaps::Bitmap>, QemuError> {
-    let mut command = Command::new(&guest.shared.programs.qemu_img);
-    command.args(["info", "--output=json", "--force-share"]).arg(image_of(guest, disk));
-    let told = run(&mut command, IMG_LIMIT).await?;
-    let info: Value = serde_json::from_str(&told).map_err(|e| QemuError::Program(format!("qemu-img says: {e}")))?;
-    Ok(bitmaps::of_file(&info))
+    Ok(bitmaps::of_file(&guest.disk_info(disk, IMG_LIMIT).await?))
 }
 
 async fn bitmap_does(guest: &Guest, disk: &DiskSpec, what: &str, name: &str) -> Result<(), QemuError> {
-    let mut command = Command::new(&guest.shared.programs.qemu_img);
-    command.args(["bitmap", what]).arg(image_of(guest, disk)).arg(name);
-    run(&mut command, IMG_LIMIT).await.map(drop)
-}
-
-/// The disk alone, in QEMU's words: bitmaps have nothing to do with what lies below.
-fn image_of(guest: &Guest, disk: &DiskSpec) -> String {
-    let path = guest.shared.layout.disks(&disk.datastore, guest.id()).join(&disk.file);
-    let file = json!({ "driver": "file", "filename": text(&path) });
-    format!("json:{}", json!({ "driver": disk.format.name(), "file": file, "backing": null }))
+    guest.qemu_img(&["bitmap", what], disk, &[name], IMG_LIMIT).await.map(drop)
 }

@@ -1,5 +1,6 @@
 //! What is written down about an export, and about checkpoints.
 
+use super::live::PULL;
 use crate::QemuError;
 use crate::guest::Guest;
 use crate::layout::{sync_dir, write_durably};
@@ -60,7 +61,7 @@ impl Record {
 
     /// The bitmap that tells what changed on running guests.
     pub(super) fn pull(&self) -> String {
-        format!("pull-{}", self.session)
+        format!("{PULL}{}", self.session)
     }
 
     /// The metadata context that tells what changed.
@@ -112,13 +113,13 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, QemuError> {
 }
 
 /// The guest's export; nothing when there is none.
-pub(super) async fn read(guest: &Guest) -> Result<Option<Record>, DriverError> {
+pub(super) async fn read(guest: &Guest) -> Result<Option<Record>, QemuError> {
     let path = guest.dir().join(RECORD);
     let read = guest.files(move || {
         let Some(text) = read_bounded(&path)? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|e| QemuError::Damaged { path, reason: e.to_string() })
     });
-    Ok(read.await?)
+    read.await
 }
 
 /// Writes it down, durably.

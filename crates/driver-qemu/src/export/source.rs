@@ -120,8 +120,11 @@ impl HeldSource {
                     (true, false) => out.push(BlockExtent::new(at..end, ExtentKind::Zero)),
                     (false, false) => out.push(BlockExtent::new(at..end, ExtentKind::Data)),
                     (false, true) => {
+                        // What lies below may be shorter, and end before this begins.
                         let covered = end.min(below.size()).max(at);
-                        out.extend(below.extents(at..covered).await?);
+                        if at < covered {
+                            out.extend(below.extents(at..covered).await?);
+                        }
                         if covered < end {
                             out.push(BlockExtent::new(covered..end, ExtentKind::Hole));
                         }

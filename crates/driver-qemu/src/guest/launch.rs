@@ -39,10 +39,11 @@ impl Guest {
         let guest = self.clone();
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
+            let ending = guest.ending();
             let done = tokio::select! {
                 // First of all: one that was destroyed meanwhile is not touched any more.
                 biased;
-                () = guest.ending.cancelled() => return,
+                () = ending.cancelled() => return,
                 done = guest.launch() => done,
             };
             if let Err(error) = done {
@@ -55,6 +56,11 @@ impl Guest {
     }
 
     async fn launch(self: &Arc<Self>) -> Result<(), QemuError> {
+        // It runs already when Portolan ended between starting it and writing that down.
+        if let Some(process) = self.find_process().await? {
+            self.adopt(process).await;
+            return Ok(());
+        }
         let spec = self.spec();
         if spec.phase != Phase::Ready
             && let Err(error) = self.make_disks(&spec.disks).await
@@ -63,27 +69,16 @@ impl Guest {
             self.change(|spec| spec.phase = Phase::Failed(reason)).await?;
             return Err(error);
         }
-        // It runs already when Portolan ended between starting it and writing that down.
-        let (process, child, qmp) = match self.find_process().await? {
-            Some(process) => {
-                let qmp = Qmp::connect(&self.socket(layout::QMP), QMP_LIMIT).await?;
-                (process, None, qmp)
-            }
-            None => {
-                crate::export::end_offline(self, "the guest was started").await?;
-                self.start_qemu().await?
-            }
-        };
-        let status = qmp.query_status().await?;
-        if spec.phase != Phase::Ready {
-            self.change(|spec| spec.phase = Phase::Ready).await?;
-        }
-        self.attach(process, child, Some(qmp), &status);
-        Ok(())
+        crate::export::end_offline(self, "the guest was started").await?;
+        self.start_qemu().await
     }
 
     /// Takes over a process that was there before this one.
     pub(crate) async fn adopt(self: &Arc<Self>, process: Process) {
+        if self.spec().reverting.is_some_and(|reverting| reverting.load) {
+            // Whatever memory there was to load, it was started with: loading it again would undo what it did since.
+            let _ = self.has_gone_back().await;
+        }
         let status = match Qmp::connect(&self.socket(layout::QMP), AGENT_LIMIT).await {
             Ok(qmp) => qmp.query_status().await.map(|status| (qmp, status)),
             Err(error) => Err(error),
@@ -119,7 +114,7 @@ impl Guest {
         blocking(move || Ok(process::find(&dir, uuid))).await
     }
 
-    async fn start_qemu(&self) -> Result<(Process, Option<Child>, Qmp), QemuError> {
+    async fn start_qemu(self: &Arc<Self>) -> Result<(), QemuError> {
         self.go_back().await?;
         let (shared, spec) = (&self.shared, self.spec());
         let (layout, disks, dir) = (shared.layout.clone(), spec.disks.clone(), self.dir.clone());
@@ -134,18 +129,30 @@ impl Guest {
         let accel = shared.accel.get(settings.accel, &shared.programs, &spec.machine).await;
         let args = arguments(&spec, &shared.layout, accel, settings.sandbox);
         let mut child = process::spawn(&shared.programs, &self.dir, &args)?;
-        match self.monitor_of(&mut child).await {
-            Ok((process, qmp)) => {
-                self.has_gone_back().await?;
-                Ok((process, Some(child), qmp))
+        match self.is_up(&mut child).await {
+            Ok((process, qmp, status)) => {
+                self.attach(process, Some(child), Some(qmp), &status);
+                Ok(())
             }
             Err(error) => {
+                // Nobody would know of it.
                 let _ = child.kill().await;
                 // Memory that it did not take is not tried again: the next start boots from the disks.
                 self.has_gone_back().await?;
                 Err(error)
             }
         }
+    }
+
+    /// Waits until a process that was started just now answers, and writes down what that changes.
+    async fn is_up(&self, child: &mut Child) -> Result<(Process, Qmp, RunStatus), QemuError> {
+        let (process, qmp) = self.monitor_of(child).await?;
+        self.has_gone_back().await?;
+        let status = qmp.query_status().await?;
+        if self.spec().phase != Phase::Ready {
+            self.change(|spec| spec.phase = Phase::Ready).await?;
+        }
+        Ok((process, qmp, status))
     }
 
     /// Waits until the monitor of a process that was started just now answers.

@@ -2,17 +2,17 @@
 
 use super::{AGENT_LIMIT, Guest, GuestState, held};
 use crate::QemuError;
+use crate::process::KILL_LIMIT;
 use crate::qga::ShutdownMode;
 use crate::spec::{Desired, Phase};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How long QEMU may take to end when it is told to.
 const QUIT_LIMIT: Duration = Duration::from_secs(20);
-/// How long a process may take to end when it is killed.
-const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a guest that was reset may take to show it.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,10 +28,11 @@ impl Guest {
         let (guest, held_up) = (self.clone(), before.state == GuestState::Paused);
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
+            let ending = guest.ending();
             tokio::select! {
                 // First of all: one that was destroyed meanwhile is not touched any more.
                 biased;
-                () = guest.ending.cancelled() => {}
+                () = ending.cancelled() => {}
                 () = guest.shut_down(held_up) => {}
             }
         });
@@ -82,10 +83,11 @@ impl Guest {
         let guest = self.clone();
         self.shared.spawn(async move {
             let _turn = guest.turn.lock().await;
+            let ending = guest.ending();
             tokio::select! {
                 // First of all: one that was destroyed meanwhile is not touched any more.
                 biased;
-                () = guest.ending.cancelled() => {}
+                () = ending.cancelled() => {}
                 () = guest.start_again() => {}
             }
         });
@@ -134,10 +136,15 @@ impl Guest {
 
     /// Destroys it with its disks. It is gone for everybody once that is written down; should this process end
     /// before the rest is done, the next one does it.
-    pub(crate) async fn destroy(self: &Arc<Self>) -> Result<(), QemuError> {
-        self.ending.cancel();
+    pub(crate) async fn destroy(self: &Arc<Self>, incarnation: &str) -> Result<(), QemuError> {
+        self.ending().cancel();
         let _turn = self.turn.lock().await;
-        if !self.dir.exists() {
+        let replaced = self.spec().incarnation != incarnation;
+        if replaced {
+            // A restore put another one in its place meanwhile, which nobody wants to destroy.
+            *held(&self.ending) = CancellationToken::new();
+        }
+        if replaced || !self.dir.exists() {
             return Err(QemuError::NotFound { what: "guest", id: self.id.clone() });
         }
         if self.spec().phase != Phase::Deleting {

@@ -5,7 +5,10 @@ use crate::QemuError;
 use crate::image::Template;
 use crate::layout::DEFAULT_DATASTORE;
 use crate::settings::{DiskMode, SizeSetting};
-use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, mac_of};
+use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, NicMode, NicSpec, Phase, SPEC_VERSION, is_mac, mac_of};
+use portolan_driver::{Extra, NativeNic};
+use std::collections::HashSet;
+use uuid::Uuid;
 
 /// The longest name of a guest, in characters.
 const LONGEST_NAME: usize = 255;
@@ -62,30 +65,17 @@ impl QemuHost {
     }
 
     pub(super) fn plan(&self, wish: &NewGuest, size: &SizeSetting, template: &Template) -> GuestSpec {
-        let (settings, ids) = (&self.shared.settings, &self.shared.ids);
-        let uuid = ids.uuid();
-        let id = self.free_id();
+        let settings = &self.shared.settings;
+        let uuid = self.shared.ids.uuid();
         let (base, copy_of) = match settings.disk {
             DiskMode::Overlay => (template.chain.clone(), Vec::new()),
             DiskMode::Copy => (Vec::new(), template.chain.clone()),
         };
-        let nic = (settings.network != NicMode::None).then(|| NicSpec {
-            mac: mac_of(uuid, 0),
-            mode: settings.network,
-            link: settings.bridge.clone(),
-            restrict: settings.restrict_network,
-            name: String::new(),
-        });
+        let nic = (settings.network != NicMode::None).then(|| self.card(mac_of(uuid, 0), ""));
         GuestSpec {
-            version: SPEC_VERSION,
-            id,
-            name: wish.name.clone(),
-            uuid,
-            incarnation: ids.uuid().simple().to_string(),
             token: wish.token.clone(),
             cpus: size.cpus,
             memory_bytes: size.memory_mb << 20,
-            machine: settings.machine.clone(),
             disks: vec![DiskSpec {
                 id: "d0".into(),
                 name: "root".into(),
@@ -98,10 +88,33 @@ impl QemuHost {
             }],
             nics: nic.into_iter().collect(),
             seed: wish.ssh_key.is_some() || wish.user_data.is_some(),
-            tags: Vec::new(),
             metadata: wish.metadata.clone(),
             image: Some(template.id.clone()),
             size: Some(size.id.clone()),
+            ..self.bare(self.free_id(), &wish.name, uuid)
+        }
+    }
+
+    /// What all new guests have in common. It has no processors, memory, disks or cards yet, and is to be made and
+    /// started.
+    pub(crate) fn bare(&self, id: String, name: &str, uuid: Uuid) -> GuestSpec {
+        GuestSpec {
+            version: SPEC_VERSION,
+            id,
+            name: name.to_owned(),
+            uuid,
+            incarnation: self.shared.ids.uuid().simple().to_string(),
+            token: String::new(),
+            cpus: 0,
+            memory_bytes: 0,
+            machine: self.shared.settings.machine.clone(),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            seed: false,
+            tags: Vec::new(),
+            metadata: Extra::new(),
+            image: None,
+            size: None,
             instant: None,
             snapshots: Vec::new(),
             reverting: None,
@@ -111,6 +124,26 @@ impl QemuHost {
             last_stop: None,
             import: None,
         }
+    }
+
+    /// A card, connected as this host connects all.
+    fn card(&self, mac: String, name: &str) -> NicSpec {
+        let settings = &self.shared.settings;
+        let (mode, link, restrict) = (settings.network, settings.bridge.clone(), settings.restrict_network);
+        NicSpec { mac, mode, link, restrict, name: name.to_owned() }
+    }
+
+    /// The cards of the guest `id`, which comes out of a backup. Each keeps its address, unless another guest has it:
+    /// a copy beside the guest that it is of must not answer to the same one.
+    pub(crate) fn cards(&self, before: &[NativeNic], id: &str, uuid: Uuid, all: &[Seen]) -> Vec<NicSpec> {
+        let others = all.iter().filter_map(Seen::spec).filter(|spec| spec.id != id).flat_map(|spec| spec.nics);
+        let mut taken: HashSet<String> = others.map(|nic| nic.mac.to_lowercase()).collect();
+        let card = |(n, nic): (usize, &NativeNic)| {
+            let mac = nic.mac.to_lowercase();
+            let keeps = is_mac(&mac) && taken.insert(mac.clone());
+            self.card(if keeps { mac } else { mac_of(uuid, n) }, &nic.name)
+        };
+        before.iter().enumerate().map(card).collect()
     }
 }
 

@@ -5,9 +5,9 @@ use crate::QemuError;
 use crate::guest::blocking;
 use crate::host::{QemuHost, Seen};
 use crate::hypervisor::HOST;
-use crate::layout::{DEFAULT_DATASTORE, is_plain};
-use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, NicSpec, SPEC_VERSION, mac_of};
-use portolan_driver::{DriverError, Extra, ImportRequest};
+use crate::layout::{DEFAULT_DATASTORE, document, is_plain};
+use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, MOST_DISKS, MOST_NICS};
+use portolan_driver::{DriverError, ImportRequest};
 use std::collections::HashSet;
 
 /// Memory of a guest that nothing is known about.
@@ -24,6 +24,12 @@ pub(super) fn check(host: &QemuHost, request: &ImportRequest) -> Result<(), Driv
     let name = &request.name;
     if name.trim().is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
         return unsupported("a guest's name has 1 to 255 characters, and none of them controls anything".into());
+    }
+    if request.disks.len() > MOST_DISKS {
+        return unsupported(format!("a guest of more than {MOST_DISKS} disks"));
+    }
+    if request.template.as_ref().is_some_and(|vm| vm.nics.len() > MOST_NICS) {
+        return unsupported(format!("a guest of more than {MOST_NICS} network cards"));
     }
     let mut seen = HashSet::new();
     for disk in &request.disks {
@@ -84,7 +90,7 @@ pub(super) async fn wish(host: &QemuHost, request: &ImportRequest) -> Result<Wis
     Ok(Wish { name: request.name.clone(), overwrite: request.overwrite, disks })
 }
 
-/// The guest, in the place of another one or beside all others.
+/// The guest, in the place of another one or beside all others; an error when it cannot be written down.
 pub(super) fn spec(
     host: &QemuHost,
     request: &ImportRequest,
@@ -92,10 +98,10 @@ pub(super) fn spec(
     id: &str,
     before: Option<&GuestSpec>,
     all: &[Seen],
-) -> GuestSpec {
-    let (settings, ids) = (host.settings(), &host.shared.ids);
-    let uuid = before.map_or_else(|| ids.uuid(), |before| before.uuid);
-    let incarnation = ids.uuid().simple().to_string();
+) -> Result<GuestSpec, QemuError> {
+    let uuid = before.map_or_else(|| host.shared.ids.uuid(), |before| before.uuid);
+    let bare = host.bare(id.to_owned(), &request.name, uuid);
+    let incarnation = &bare.incarnation;
     // Beside the old disks, the new ones need other names. Those that an earlier attempt moved have theirs.
     let names = match &staged.phase {
         Phase::Committing { guest, files, .. } if guest == id => Some(files),
@@ -119,59 +125,24 @@ pub(super) fn spec(
     });
     let disks = disks.collect();
     let template = request.template.as_ref();
-    let others = all.iter().filter_map(Seen::spec).filter(|spec| spec.id != id).flat_map(|spec| spec.nics);
-    let others: HashSet<String> = others.map(|nic| nic.mac.to_lowercase()).collect();
-    let nics = template.map_or(&[][..], |vm| &vm.nics).iter().enumerate().map(|(n, nic)| NicSpec {
-        // A copy beside the guest that it is of must not answer to the same address.
-        mac: if is_mac(&nic.mac) && !others.contains(&nic.mac.to_lowercase()) {
-            nic.mac.clone()
-        } else {
-            mac_of(uuid, n)
-        },
-        mode: settings.network,
-        link: settings.bridge.clone(),
-        restrict: settings.restrict_network,
-        name: nic.name.clone(),
-    });
     let memory = template.map_or(0, |vm| vm.memory_bytes);
-    GuestSpec {
-        version: SPEC_VERSION,
-        id: id.to_owned(),
-        name: request.name.clone(),
-        uuid,
-        incarnation,
-        token: String::new(),
+    let spec = GuestSpec {
         cpus: template.map_or(1, |vm| vm.cpus.max(1)),
         memory_bytes: if memory < LEAST_MEMORY { MEMORY } else { memory },
-        machine: settings.machine.clone(),
         disks,
-        nics: nics.collect(),
-        seed: false,
+        nics: host.cards(template.map_or(&[][..], |vm| &vm.nics), id, uuid, all),
         tags: template.map_or_else(Vec::new, |vm| vm.tags.clone()),
-        metadata: Extra::new(),
-        image: None,
-        size: None,
         phase: crate::spec::Phase::Ready,
         desired: Desired::Stopped,
-        created_at: host.shared.clock.now(),
-        last_stop: None,
-        instant: None,
-        reverting: None,
-        snapshots: Vec::new(),
         import: Some(ImportMark { token: request.token.clone(), fence: request.fence }),
-    }
+        ..bare
+    };
+    document(&spec).map(|_| spec)
 }
 
 /// The files of a guest's disks.
 pub(super) fn files(spec: &GuestSpec) -> Vec<Placed> {
     spec.disks.iter().map(|disk| Placed { datastore: disk.datastore.clone(), file: disk.file.clone() }).collect()
-}
-
-/// A hardware address that a card can have: of one card, not of a group.
-fn is_mac(text: &str) -> bool {
-    let parts: Vec<_> = text.split(':').map(|part| (part.len(), u8::from_str_radix(part, 16))).collect();
-    let bytes: Vec<u8> = parts.iter().filter_map(|(len, byte)| byte.clone().ok().filter(|_| *len == 2)).collect();
-    parts.len() == 6 && bytes.len() == 6 && bytes[0] & 1 == 0 && bytes.iter().any(|byte| *byte != 0)
 }
 
 impl QemuHost {
@@ -180,26 +151,5 @@ impl QemuHost {
         let turn = self.turn.lock().await;
         let layout = self.shared.layout.clone();
         Ok((turn, blocking(move || layout.lock()).await?))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_cards_are_told_from_others() {
-        assert!(is_mac("52:54:00:00:00:01") && is_mac("AA:BB:CC:DD:EE:FF"));
-        for wrong in [
-            "",
-            "52:54:00:00:00",
-            "52:54:00:00:00:01:02",
-            "53:54:00:00:00:01",
-            "5:54:00:00:00:001",
-            "+1:+1:+1:+1:+1:+1",
-            "00:00:00:00:00:00",
-        ] {
-            assert!(!is_mac(wrong), "{wrong}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! they go on when Portolan is gone, and the next one finds them. When all disks are whole and flushed, the guest's
 //! document says so, and only then are the sources served no more.
 
+use super::Claim;
 use crate::QemuError;
 use crate::command::backup_name;
 use crate::guest::Guest;
@@ -39,7 +40,7 @@ enum Disk {
 impl Guest {
     pub(super) async fn bring_home(
         self: &Arc<Self>,
-        fence: i64,
+        claim: &Claim,
         observer: &HomeObserver<'_>,
     ) -> Result<(), DriverError> {
         let qmp = self.qmp()?;
@@ -49,7 +50,7 @@ impl Guest {
         let (mut furthest, mut tries, mut starts) = (0, 0, 0);
         let mut events = qmp.events();
         loop {
-            self.is_newest(fence)?;
+            self.is_held_by(claim)?;
             let (mut done, mut home, mut halted) = (0, 0, Vec::new());
             let (jobs, stats) = look(&qmp).await?;
             for disk in &disks {
@@ -107,18 +108,13 @@ impl Guest {
                 qmp.execute("blockdev-del", Some(wish)).await.map_err(QemuError::from)?;
             }
         }
-        self.is_newest(fence)?;
-        let home = |spec: &mut crate::GuestSpec| {
-            spec.instant.iter_mut().for_each(|instant| instant.remote.clear());
-        };
-        Ok(self.change(home).await?)
+        self.is_held_by(claim)?;
+        Ok(self.stands_alone().await?)
     }
 
-    fn is_newest(&self, fence: i64) -> Result<(), DriverError> {
-        match self.spec().instant {
-            Some(instant) if instant.fence > fence => Err(DriverError::Fenced),
-            _ => Ok(()),
-        }
+    /// Writes down that all the guest's data is here.
+    pub(super) async fn stands_alone(&self) -> Result<(), QemuError> {
+        self.change(|spec| spec.instant.iter_mut().for_each(|instant| instant.remote.clear())).await
     }
 }
 

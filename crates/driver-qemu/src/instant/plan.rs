@@ -5,14 +5,9 @@ use crate::QemuError;
 use crate::host::{QemuHost, Seen};
 use crate::layout::DEFAULT_DATASTORE;
 use crate::settings::SizeSetting;
-use crate::spec::{
-    Desired, DiskSpec, GuestSpec, ImageFormat, InstantSpec, NicMode, NicSpec, Phase, SPEC_VERSION, mac_of,
-};
-use portolan_driver::{DriverError, InstantRequest, NativeNic};
+use crate::spec::{DiskSpec, GuestSpec, ImageFormat, InstantSpec, MOST_DISKS, MOST_NICS, NicMode};
+use portolan_driver::{DriverError, InstantRequest};
 
-/// The most disks and cards: a machine has so many places.
-const MOST_DISKS: usize = 16;
-const MOST_NICS: usize = 8;
 /// The longest name of a guest, in characters, and the longest token, in bytes.
 const LONGEST: (usize, usize) = (255, 1000);
 
@@ -61,7 +56,16 @@ impl QemuHost {
         all: &[Seen],
         stores: &[String],
     ) -> Result<GuestSpec, DriverError> {
-        let (settings, ids) = (&self.shared.settings, &self.shared.ids);
+        let settings = &self.shared.settings;
+        // Another attempt may have made it since it was looked for.
+        let token = format!("{TOKEN}{}", wish.token);
+        match all.iter().filter_map(Seen::spec).find(|spec| spec.token == token) {
+            Some(spec) if spec.instant.as_ref().is_some_and(|instant| instant.fence > wish.fence) => {
+                return Err(DriverError::Fenced);
+            }
+            Some(_) => return Err(DriverError::Conflict(format!("'{}' is begun by somebody else", wish.token))),
+            None => {}
+        }
         let named = |seen: &Seen| seen.spec().is_some_and(|spec| spec.name == wish.name && !spec.is_hidden());
         if !wish.isolated && all.iter().any(named) {
             return Err(DriverError::Conflict(format!("a machine '{}' is there already", wish.name)));
@@ -76,7 +80,7 @@ impl QemuHost {
         }
         let size = self.size_of(wish)?;
         self.check_quota(&size, all)?;
-        let uuid = ids.uuid();
+        let (id, uuid) = (self.free_id(), self.shared.ids.uuid());
         let disk = |(n, disk): (usize, &portolan_driver::InstantDisk)| DiskSpec {
             id: format!("d{n}"),
             name: disk.name.clone(),
@@ -93,39 +97,16 @@ impl QemuHost {
             Some(template) => &template.nics[..template.nics.len().min(MOST_NICS)],
             None => &[],
         };
-        let nic = |(n, card): (usize, &NativeNic)| NicSpec {
-            mac: if is_free(&card.mac, all) { card.mac.to_lowercase() } else { mac_of(uuid, n) },
-            mode: settings.network,
-            link: settings.bridge.clone(),
-            restrict: settings.restrict_network,
-            name: card.name.clone(),
-        };
         let remote = disks.iter().map(|disk| disk.id.clone()).collect();
         Ok(GuestSpec {
-            version: SPEC_VERSION,
-            id: self.free_id(),
-            name: wish.name.clone(),
-            uuid,
-            incarnation: ids.uuid().simple().to_string(),
-            token: format!("{TOKEN}{}", wish.token),
+            token,
             cpus: size.cpus,
             memory_bytes: size.memory_mb << 20,
-            machine: settings.machine.clone(),
             disks,
-            nics: cards.iter().enumerate().map(nic).collect(),
-            seed: false,
+            nics: self.cards(cards, &id, uuid, all),
             tags: wish.template.as_ref().map(|template| template.tags.clone()).unwrap_or_default(),
-            metadata: portolan_driver::Extra::new(),
-            image: None,
-            size: None,
             instant: Some(InstantSpec { fence: wish.fence, isolated: wish.isolated, remote }),
-            snapshots: Vec::new(),
-            reverting: None,
-            phase: Phase::Preparing,
-            desired: Desired::Running,
-            created_at: self.shared.clock.now(),
-            last_stop: None,
-            import: None,
+            ..self.bare(id, &wish.name, uuid)
         })
     }
 
@@ -146,14 +127,4 @@ impl QemuHost {
         }
         Ok(SizeSetting { id: "backup".into(), name: String::new(), cpus, memory_mb, disk_gb: 0 })
     }
-}
-
-/// Whether a card may have this address: it is one, of one card only, and no guest here has it.
-fn is_free(mac: &str, all: &[Seen]) -> bool {
-    let bytes: Vec<Option<u8>> =
-        mac.split(':').map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect();
-    let sound = bytes.len() == 6 && bytes.iter().all(Option::is_some) && bytes[0].is_some_and(|first| first & 1 == 0);
-    let taken =
-        |seen: &Seen| seen.spec().is_some_and(|spec| spec.nics.iter().any(|nic| nic.mac.eq_ignore_ascii_case(mac)));
-    sound && !all.iter().any(taken)
 }

@@ -1,6 +1,7 @@
 //! Waiting for a guest to show that it is ready.
 
 use crate::guest::{Guest, GuestState};
+use crate::settings::LONGEST_WAIT;
 use portolan_driver::{DriverError, Readiness, Ready};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -23,6 +24,7 @@ impl Guest {
         within: Duration,
         sign: &Ready,
     ) -> Result<Readiness, DriverError> {
+        let within = within.min(LONGEST_WAIT);
         let until = Instant::now() + within;
         let mut seen = self.observe();
         let stopped = async {

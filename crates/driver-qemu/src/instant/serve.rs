@@ -1,12 +1,12 @@
 //! Serving a backup to the guest that runs from it.
 
+use super::Claim;
 use crate::guest::{Guest, GuestState};
-use crate::host::QemuHost;
 use crate::layout::BACKUP;
 use crate::qmp::QmpError;
 use portolan_driver::{DriverError, InstantDisk};
 use portolan_nbd::{Export, NbdError, Server, ServerOptions, SourceDevice};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -77,18 +77,50 @@ async fn go_on(guest: &Guest) -> Result<(), QmpError> {
     Ok(())
 }
 
-impl QemuHost {
-    /// Serves these disks to the guest. Whoever did it before does no more.
-    pub(super) async fn serve(&self, guest: &Arc<Guest>, disks: &[InstantDisk]) -> Result<Arc<Serving>, DriverError> {
-        let all = || self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all().remove(guest.id()).and_then(|before| before.upgrade());
-        if let Some(before) = before {
+impl Guest {
+    /// Serves these disks to the guest. Whoever did it before does no more, and whoever is older than the newest does
+    /// not begin: attempts come one after the other here, and not in the order of their fences.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        claim: &Claim,
+        disks: &[InstantDisk],
+    ) -> Result<Arc<Serving>, DriverError> {
+        let mut known = self.serving.lock().await;
+        self.is_held_by(claim)?;
+        if let Some(before) = known.upgrade() {
             before.stop().await;
         }
-        let serving = Arc::new(Serving::begin(guest, disks).await?);
-        let mut all = all();
-        all.retain(|_, known| known.strong_count() > 0);
-        all.insert(guest.id().to_owned(), Arc::downgrade(&serving));
+        let serving = Arc::new(Serving::begin(self, disks).await?);
+        *known = Arc::downgrade(&serving);
         Ok(serving)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Fixture;
+    use crate::spec::InstantSpec;
+    use portolan_block::MemorySource;
+
+    #[tokio::test]
+    async fn an_older_attempt_does_not_take_from_a_newer_one() {
+        let fixture = Fixture::new().await;
+        let guest = fixture
+            .guest(|spec| {
+                spec.instant = Some(InstantSpec { fence: 5, isolated: false, remote: vec!["d0".into()] });
+            })
+            .await;
+        let disks = [InstantDisk { name: "root".into(), source: Arc::new(MemorySource::new(vec![7; 512])) }];
+        let claim = |fence| Claim { incarnation: guest.spec().incarnation, fence };
+        let serving = guest.serve(&claim(5), &disks).await.unwrap();
+        // It asked earlier, and comes later.
+        let late = guest.serve(&claim(4), &disks).await.err();
+        assert!(matches!(late, Some(DriverError::Fenced)), "{late:?}");
+        assert!(guest.serving.lock().await.upgrade().is_some_and(|now| Arc::ptr_eq(&now, &serving)));
+        assert!(guest.dir().join(BACKUP).exists(), "it is served still");
+        let other = Claim { incarnation: "another".into(), fence: 9 };
+        let gone = guest.serve(&other, &disks).await.err();
+        assert!(matches!(gone, Some(DriverError::NotFound { .. })), "{gone:?}");
     }
 }

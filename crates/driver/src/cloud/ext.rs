@@ -5,6 +5,7 @@ use super::error::{CloudError, CloudErrorKind};
 use super::port::{CloudDriver, CloudPage, Cursor};
 use async_trait::async_trait;
 use std::future::Future;
+use std::sync::Arc;
 
 /// A list of more pages than this is taken for a provider that goes round in circles.
 pub const MOST_PAGES: usize = 10_000;
@@ -13,7 +14,7 @@ pub const MOST_PAGES: usize = 10_000;
 #[async_trait]
 pub trait CloudDriverExt: CloudDriver {
     /// Every node, each once. Complete, or an error.
-    async fn nodes(&self) -> Result<Vec<CloudNode>, CloudError> {
+    async fn nodes(&self) -> Result<Vec<Arc<CloudNode>>, CloudError> {
         whole(|from| async move { self.list_nodes(from.as_ref()).await }, |n| format!("{}\n{}", n.id, n.incarnation))
             .await
     }
@@ -21,12 +22,13 @@ pub trait CloudDriverExt: CloudDriver {
     /// The node as it is now; `NotFound` when it is gone.
     async fn node(&self, node: &NodeRef) -> Result<CloudNode, CloudError> {
         let found = self.nodes().await?.into_iter().find(|n| n.id == node.id && n.incarnation == node.incarnation);
-        found.ok_or_else(|| CloudError::not_found("node", &node.id))
+        found.map(Arc::unwrap_or_clone).ok_or_else(|| CloudError::not_found("node", &node.id))
     }
 
     /// The node that was made with this token, if there is one.
     async fn node_of_token(&self, token: &str) -> Result<Option<CloudNode>, CloudError> {
-        Ok(self.nodes().await?.into_iter().find(|n| n.token.as_deref() == Some(token)))
+        let found = self.nodes().await?.into_iter().find(|n| n.token.as_deref() == Some(token));
+        Ok(found.map(Arc::unwrap_or_clone))
     }
 
     /// Every size of a location, or of all.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use portolan_model::dialect::libcloud::CreateNodeFeature;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// One try of a call.
 pub type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T, CloudError>> + Send + 'a>>;
@@ -57,7 +58,7 @@ impl<L: Layer> CloudDriver for L {
         self.inner().create_features()
     }
 
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         self.around(CloudCall::ListNodes, || self.inner().list_nodes(from)).await
     }
 

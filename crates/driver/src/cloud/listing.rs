@@ -5,15 +5,17 @@ use super::port::CloudInfo;
 use crate::{Inventory, NativeNic, NativeVm};
 use portolan_model::dialect::libcloud::NodeState;
 use serde_json::Value;
+use std::borrow::Borrow;
 
 /// What inventory sees of a cloud: its nodes as machines on no host and in no cluster, with a card `public` and a
 /// card `private` where they have such addresses. `nodes` must be the whole list.
 ///
 /// A terminated node is gone, though some providers list it for an hour: it is left out. A node in a state that
 /// nobody has heard of is listed, and named in [`Inventory::problems`].
-pub fn listing(info: &CloudInfo, nodes: &[CloudNode]) -> Inventory {
-    let living = nodes.iter().filter(|node| node.state != NodeState::Terminated);
-    let problems = nodes.iter().filter_map(|node| strange(info, node)).collect();
+pub fn listing<N: Borrow<CloudNode>>(info: &CloudInfo, nodes: &[N]) -> Inventory {
+    let nodes = || nodes.iter().map(Borrow::borrow);
+    let living = nodes().filter(|node| node.state != NodeState::Terminated);
+    let problems = nodes().filter_map(|node| strange(info, node)).collect();
     Inventory { vms: living.map(machine).collect(), problems, ..Inventory::default() }
 }
 

@@ -5,6 +5,7 @@ use super::error::CloudError;
 use async_trait::async_trait;
 use portolan_model::dialect::libcloud::CreateNodeFeature;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Something that a driver can do. Every call but the listing of nodes needs one; without it the call answers
 /// [`super::CloudErrorKind::Unsupported`] before anything goes out.
@@ -128,8 +129,9 @@ pub trait CloudDriver: Send + Sync {
         &[]
     }
 
-    /// A page of the nodes, from the beginning or from where an earlier page ended.
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError>;
+    /// A page of the nodes, from the beginning or from where an earlier page ended. They are shared, so that a driver
+    /// that remembers them copies none; whoever gets the very same node again knows that it is as it was.
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError>;
 
     /// Asks for a node and answers what is known at once; it is starting, pending or running.
     async fn create_node(&self, wish: &CreateNode) -> Result<CreatedNode, CloudError> {

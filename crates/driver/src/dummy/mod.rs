@@ -78,13 +78,12 @@ impl DummyCloud {
 
     async fn read(&self) -> Result<Arc<Documents>, CloudError> {
         let entries = self.state.all().await?;
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if known.are(&entries) {
-            return Ok(known);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.are(&entries) {
+            // In place where nobody reads them; who does keeps them as they are.
+            Arc::make_mut(&mut known).renew(entries)?;
         }
-        let documents = Arc::new(Documents::read(entries, &known)?);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = documents.clone();
-        Ok(documents)
+        Ok(Arc::clone(&known))
     }
 
     /// Decides on the documents as they are and writes that, until nobody came between.
@@ -111,13 +110,13 @@ fn out_of_luck() -> CloudError {
     CloudError::new(CloudErrorKind::Unreachable, "others keep changing the nodes")
 }
 
-fn find<'a>(documents: &'a Documents, node: &NodeRef) -> Result<&'a Held<CloudNode>, CloudError> {
-    let found = documents.nodes.iter().find(|h| h.value.id == node.id && h.value.incarnation == node.incarnation);
+fn find<'a>(documents: &'a Documents, node: &NodeRef) -> Result<Held<'a, CloudNode>, CloudError> {
+    let found = documents.node(|n| n.id == node.id && n.incarnation == node.incarnation);
     found.ok_or_else(|| CloudError::not_found("node", &node.id))
 }
 
-fn find_pair<'a>(documents: &'a Documents, name: &str) -> Result<&'a Held<CloudKeyPair>, CloudError> {
-    let found = documents.key_pairs.iter().find(|held| held.value.name == name);
+fn find_pair<'a>(documents: &'a Documents, name: &str) -> Result<Held<'a, CloudKeyPair>, CloudError> {
+    let found = documents.key_pair(|pair| pair.name == name);
     found.ok_or_else(|| CloudError::not_found("key pair", name))
 }
 
@@ -142,9 +141,8 @@ impl CloudDriver for DummyCloud {
         ])
     }
 
-    async fn list_nodes(&self, _from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
-        let documents = self.documents().await?;
-        Ok(CloudPage::whole(documents.nodes.iter().map(|held| (*held.value).clone()).collect()))
+    async fn list_nodes(&self, _from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
+        Ok(CloudPage::whole(self.documents().await?.nodes.values.clone()))
     }
 
     /// Name, image, size and the rest of the wish do not matter; the token does.
@@ -155,11 +153,10 @@ impl CloudDriver for DummyCloud {
         let token = Some(wish.token.clone()).filter(|token| !token.is_empty());
         let node = self
             .change(|documents| {
-                let same = documents.nodes.iter().find(|held| token.is_some() && held.value.token == token);
-                if let Some(held) = same {
-                    return Ok((Vec::new(), (*held.value).clone()));
+                if let Some(same) = documents.node(|node| token.is_some() && node.token == token) {
+                    return Ok((Vec::new(), (**same.value).clone()));
                 }
-                let id = documents.nodes.len() as u64 + 1;
+                let id = documents.nodes.values.len() as u64 + 1;
                 let mut node = data::node(id, data::address(id), self.incarnation());
                 node.size = Some("s1".to_owned());
                 node.image = Some("i2".to_owned());
@@ -177,7 +174,7 @@ impl CloudDriver for DummyCloud {
             if held.value.state == NodeState::Rebooting {
                 return Ok((Vec::new(), ()));
             }
-            let rebooting = CloudNode { state: NodeState::Rebooting, ..(*held.value).clone() };
+            let rebooting = CloudNode { state: NodeState::Rebooting, ..(**held.value).clone() };
             Ok((held.replace(&rebooting)?, ()))
         })
         .await
@@ -205,11 +202,11 @@ impl CloudDriver for DummyCloud {
 
     async fn list_key_pairs(&self, _: Option<&Cursor>) -> Result<CloudPage<CloudKeyPair>, CloudError> {
         let documents = self.documents().await?;
-        Ok(CloudPage::whole(documents.key_pairs.iter().map(|held| (*held.value).clone()).collect()))
+        Ok(CloudPage::whole(documents.key_pairs.values.iter().map(|pair| (**pair).clone()).collect()))
     }
 
     async fn get_key_pair(&self, name: &str) -> Result<CloudKeyPair, CloudError> {
-        Ok((*find_pair(&*self.documents().await?, name)?.value).clone())
+        Ok((**find_pair(&*self.documents().await?, name)?.value).clone())
     }
 
     /// Answers a private half although the caller brought the public one: the original does.

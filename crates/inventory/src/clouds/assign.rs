@@ -16,6 +16,7 @@ use portolan_model::*;
 use portolan_storage::{Kind, Query, Require, Setting, StorageExt, Stored, UnitOfWork};
 use portolan_tasks::TaskStoreExt;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The setting that holds the next number.
@@ -85,9 +86,9 @@ struct Held {
 }
 
 impl Held {
-    fn new(node: CloudNode, hold: Stored<Assignment>) -> Self {
+    fn new(node: &CloudNode, hold: Stored<Assignment>) -> Self {
         let usable = !matches!(node.state, NodeState::Error | NodeState::Unknown | NodeState::Terminated);
-        Self { node: node.reference(), name: node.name, usable, hold }
+        Self { node: node.reference(), name: node.name.clone(), usable, hold }
     }
 
     /// Whether all that was said of the wanted node is so.
@@ -258,10 +259,11 @@ impl Inventory {
         };
         for _ in 0..ROUNDS {
             let holds = self.holds_of(cloud).await?;
-            let missing: Vec<&CloudNode> = nodes.iter().filter(|n| !holds.contains_key(&n.reference())).collect();
+            let missing: Vec<&CloudNode> =
+                nodes.iter().map(|n| &**n).filter(|n| !holds.contains_key(&n.reference())).collect();
             if missing.is_empty() {
-                let with = |node: CloudNode| Some(Held::new(node.clone(), holds.get(&node.reference())?.clone()));
-                return Ok(nodes.into_iter().filter_map(with).collect());
+                let with = |node: &Arc<CloudNode>| Some(Held::new(node, holds.get(&node.reference())?.clone()));
+                return Ok(nodes.iter().filter_map(with).collect());
             }
             for some in missing.chunks(BATCH) {
                 match self.make_holds(cloud, some).await {

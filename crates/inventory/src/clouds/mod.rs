@@ -95,14 +95,14 @@ impl Inventory {
         caller.require(Privilege::InventoryRead)?;
         let unknown = || InventoryError::Unknown { what: "cloud", id: name.to_owned() };
         let key = format!("platform:{}", name.to_lowercase());
-        let found = self.storage.find_by_key::<Platform>(caller.scope, &key).await?;
+        let found = self.platforms.find(caller.scope, &key).await?;
         let platform = found.filter(|p| p.enabled && p.name.as_str() == name).ok_or_else(unknown)?;
         let driver = self.drivers.clouds.get(platform.id).map_err(|_| unknown())?;
         Ok(view(&platform.value, &*driver))
     }
 
     /// The nodes of a cloud as they are now. A tenant's scope sees the tenant's own.
-    pub async fn cloud_nodes(&self, caller: &Caller, cloud: PlatformId) -> Result<Vec<CloudNode>, InventoryError> {
+    pub async fn cloud_nodes(&self, caller: &Caller, cloud: PlatformId) -> Result<Vec<Arc<CloudNode>>, InventoryError> {
         caller.require(Privilege::InventoryRead)?;
         self.visible_nodes(caller.scope, cloud).await
     }
@@ -130,7 +130,7 @@ impl Inventory {
         &self,
         scope: Scope,
         cloud: PlatformId,
-    ) -> Result<Vec<CloudNode>, InventoryError> {
+    ) -> Result<Vec<Arc<CloudNode>>, InventoryError> {
         let mut nodes = self.cloud_driver(cloud)?.nodes().await?;
         if scope != Scope::All {
             let known = self.machines_of(scope, cloud).await?;

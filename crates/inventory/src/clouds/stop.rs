@@ -7,6 +7,7 @@ use portolan_driver::{CloudNode, NodeRef};
 use portolan_model::*;
 use portolan_storage::UnitOfWork;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node by its id, its name, or both.
@@ -20,9 +21,9 @@ pub struct NodeChoice {
 
 impl NodeChoice {
     /// The first node, in the cloud's order, that has the id or the name.
-    pub(super) fn find<'a>(&self, nodes: &'a [CloudNode]) -> Option<&'a CloudNode> {
+    pub(super) fn find<'a>(&self, nodes: &'a [Arc<CloudNode>]) -> Option<&'a CloudNode> {
         let is = |wish: &Option<String>, what: &str| wish.as_deref() == Some(what);
-        nodes.iter().find(|n| is(&self.id, &n.id) || is(&self.name, &n.name))
+        nodes.iter().map(|n| &**n).find(|n| is(&self.id, &n.id) || is(&self.name, &n.name))
     }
 
     /// What was asked for, for people.

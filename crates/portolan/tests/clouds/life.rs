@@ -13,7 +13,7 @@ use uuid::Uuid;
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_started_is_a_machine_until_it_is_stopped() {
     let w = World::running(Provider::Remembers).await;
-    let names: Vec<String> = w.nodes().await.into_iter().map(|n| n.name).collect();
+    let names: Vec<String> = w.nodes().await.iter().map(|n| n.name.clone()).collect();
     assert_eq!(names, ["dummy-1", "dummy-2"]);
     let node = w.start("web", SOON).await.unwrap();
     assert_eq!((node.id.as_str(), node.name.as_str()), ("3", "dummy-3"));
@@ -97,7 +97,7 @@ async fn a_tenant_sees_its_own_nodes_only() {
     let inventory = &w.portolan.inventory;
     let node = inventory.start_node(red, w.wish("web", SOON)).await.unwrap();
     let ids = async |caller| -> Vec<String> {
-        inventory.cloud_nodes(caller, w.cloud).await.unwrap().into_iter().map(|n| n.id).collect()
+        inventory.cloud_nodes(caller, w.cloud).await.unwrap().iter().map(|n| n.id.clone()).collect()
     };
     assert_eq!(ids(red).await, std::slice::from_ref(&node.id));
     assert!(ids(blue).await.is_empty());

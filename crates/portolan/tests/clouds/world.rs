@@ -113,7 +113,7 @@ impl World {
     }
 
     /// The cloud's nodes, whatever is scripted.
-    pub(crate) async fn nodes(&self) -> Vec<CloudNode> {
+    pub(crate) async fn nodes(&self) -> Vec<Arc<CloudNode>> {
         self.faults.clear();
         self.portolan.inventory.cloud_nodes(&me(), self.cloud).await.unwrap()
     }
@@ -144,7 +144,7 @@ impl World {
 
     /// Every node is a machine and every machine a node, one for one.
     pub(crate) async fn assert_no_orphans(&self) {
-        let nodes: Vec<NodeRef> = self.nodes().await.iter().map(CloudNode::reference).collect();
+        let nodes: Vec<NodeRef> = self.nodes().await.iter().map(|n| n.reference()).collect();
         self.sync_if_new(&nodes).await;
         let mut machines: Vec<NodeRef> = self
             .machines(&me())
@@ -200,9 +200,9 @@ impl CloudDriver for Forgetful {
     fn capabilities(&self) -> CapabilitySet {
         self.inner.capabilities().without(Capability::IdempotentCreate)
     }
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         let mut page = self.inner.list_nodes(from).await?;
-        for token in page.items.iter_mut().filter_map(|n| n.token.as_mut()) {
+        for token in page.items.iter_mut().filter_map(|n| Arc::make_mut(n).token.as_mut()) {
             token.truncate(token.find('#').unwrap_or(token.len()));
         }
         Ok(page)

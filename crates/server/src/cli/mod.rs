@@ -1,8 +1,10 @@
 //! The command line.
 
+mod machines;
 mod manage;
 mod state;
 
+pub use machines::{BackupCommand, FollowArgs, MachineCommand, RestoreArgs};
 pub use manage::{
     AccountCommand, ApiArgs, AuditArgs, DestinationCommand, LoginArgs, PlatformCommand, TaskCommand, TenantCommand,
     TokenCommand,
@@ -144,6 +146,26 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: TenantCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// See machines, turn them on and off, clone them, and keep snapshots of them.
+    #[command(after_help = "Example:\n  portolan machine list")]
+    Machine {
+        /// What to do.
+        #[command(subcommand)]
+        command: MachineCommand,
+        /// The server.
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Take backups, restore them, and prove them by booting them.
+    #[command(after_help = "Examples:\n  portolan backup list --machine web\n  portolan backup run web --follow")]
+    Backup {
+        /// What to do.
+        #[command(subcommand)]
+        command: BackupCommand,
         /// The server.
         #[command(flatten)]
         api: ApiArgs,

@@ -2,9 +2,11 @@
 
 mod accounts;
 mod api;
+mod backups;
 mod credentials;
 mod destinations;
 mod login;
+mod machines;
 mod platforms;
 mod render;
 mod tasks;
@@ -39,6 +41,8 @@ pub async fn run(command: Command, around: &Surroundings) -> Result<(), Failure>
         Command::Account { command, api } => accounts::run(command, &Api::connect(&api, around)?).await,
         Command::Token { command, api } => tokens::run(command, &Api::connect(&api, around)?).await,
         Command::Tenant { command, api } => tenants::run(command, &Api::connect(&api, around)?).await,
+        Command::Machine { command, api } => machines::run(command, &Api::connect(&api, around)?).await,
+        Command::Backup { command, api } => backups::run(command, &Api::connect(&api, around)?).await,
         Command::Task { command, api } => tasks::run(command, &Api::connect(&api, around)?).await,
         Command::Audit { args, api } => audit(&args, &Api::connect(&api, around)?).await,
         _ => Err(Failure::usage("this command is not one for a running server")),

@@ -88,8 +88,41 @@ fn running(drain: &Value) -> u64 {
     drain.get("running").and_then(Value::as_u64).unwrap_or(0)
 }
 
-/// Shows a task's progress until it ends.
+/// Says which task has been begun, or shows it until its chain has ended; then its last link is printed.
+pub(super) async fn begun(api: &Api, task: &Value, whole: bool) -> Result<(), Failure> {
+    let (id, chain) = (text(task, "id"), text(task, "chain"));
+    if !whole {
+        return api.done(task, format!("Begun; `portolan task show {id} --follow` shows how far it is."));
+    }
+    let at = |task: &Value| format!("/tasks/{}", encoded(&text(task, "id")));
+    let mut last = watch(api, &at(task)).await?;
+    // What follows in the chain, but for listings at its end, which are nobody's to wait for.
+    while went_well(&last).is_ok() {
+        let links = api.list(&query("/tasks", &[("chain", Some(&chain))]), u64::MAX).await?;
+        let links = links.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+        let own = |t: &&Value| text(t, "kind") != portolan_model::task_kind::INVENTORY_SYNC;
+        match links.iter().filter(own).find(|t| !ended(t)) {
+            Some(next) => last = watch(api, &at(next)).await?,
+            None => {
+                // It may have come and gone between two looks. Links are listed newest first.
+                last = links.iter().find(own).cloned().unwrap_or(last);
+                break;
+            }
+        }
+    }
+    api.print_one(&last)?;
+    went_well(&last)
+}
+
+/// Shows a task's progress until it ends, and then the task.
 async fn follow(api: &Api, path: &str) -> Result<(), Failure> {
+    let task = watch(api, path).await?;
+    api.print_one(&task)?;
+    went_well(&task)
+}
+
+/// Shows a task's progress until it ends.
+async fn watch(api: &Api, path: &str) -> Result<Value, Failure> {
     let mut task = api.get(path).await?;
     let bar = bar(&text(&task, "kind"));
     while !ended(&task) {
@@ -98,8 +131,11 @@ async fn follow(api: &Api, path: &str) -> Result<(), Failure> {
         task = api.get(path).await?;
     }
     bar.finish_and_clear();
-    api.print_one(&task)?;
-    match text(&task, "state").as_str() {
+    Ok(task)
+}
+
+fn went_well(task: &Value) -> Result<(), Failure> {
+    match text(task, "state").as_str() {
         "SUCCEEDED" => Ok(()),
         "STUCK" => Err(Failure::new("the task is stuck")
             .hint("`portolan task retry` lets it undo again, `portolan task abandon` gives it up")),
@@ -110,7 +146,17 @@ async fn follow(api: &Api, path: &str) -> Result<(), Failure> {
 /// A bar over bytes for the kinds of tasks that count them, else over whatever they count.
 fn bar(kind: &str) -> ProgressBar {
     use portolan_model::task_kind as kinds;
-    match [kinds::EXPORT, kinds::STORE, kinds::RESTORE, kinds::IMPORT].contains(&kind) {
+    match [
+        kinds::EXPORT,
+        kinds::STORE,
+        kinds::RESTORE,
+        kinds::IMPORT,
+        kinds::CLONE,
+        kinds::MOVE,
+        kinds::INSTANT_RESTORE,
+    ]
+    .contains(&kind)
+    {
         true => output::bytes_bar(kind),
         false => output::count_bar(kind),
     }

@@ -52,7 +52,8 @@ pub async fn many_creates_at_once(f: &impl CloudFixture) {
     let made = create_all(&driver, (0..50).map(|n| format!("many-{n}")).collect()).await;
     let distinct: BTreeSet<_> = made.iter().map(CloudNode::reference).collect();
     assert_eq!(distinct.len(), 50);
-    let tokens: BTreeSet<_> = driver.nodes().await.expect("nodes").into_iter().filter_map(|node| node.token).collect();
+    let tokens: BTreeSet<_> =
+        driver.nodes().await.expect("nodes").iter().filter_map(|node| node.token.clone()).collect();
     assert!((0..50).all(|n| tokens.contains(&format!("many-{n}"))), "{tokens:?}");
 }
 

@@ -26,7 +26,7 @@ pub async fn lists_are_whole_and_stable(f: &impl CloudFixture) {
 async fn everything(driver: &Arc<dyn CloudDriver>) -> Vec<(&'static str, String, String)> {
     let mut out = Vec::new();
     for node in driver.nodes().await.expect("nodes") {
-        out.push(("node", format!("{} {}", node.id, node.incarnation), node.name));
+        out.push(("node", format!("{} {}", node.id, node.incarnation), node.name.clone()));
     }
     if declared(driver, Capability::Sizes).await {
         let sizes = driver.sizes(None).await.expect("sizes");
@@ -88,7 +88,7 @@ pub async fn pages_are_followed(f: &impl CloudFixture) {
         made.push(driver.create_node(&wish).await.expect("a node").node);
     }
     backend.set_page_size(1).await;
-    let all: BTreeSet<_> = driver.nodes().await.expect("nodes").iter().map(CloudNode::reference).collect();
+    let all: BTreeSet<_> = driver.nodes().await.expect("nodes").iter().map(|node| node.reference()).collect();
     assert!(made.iter().all(|node| all.contains(&node.reference())), "{all:?}");
 
     // Whichever node is on the first page goes before the second page is asked for, and so does the one after it.
@@ -96,14 +96,14 @@ pub async fn pages_are_followed(f: &impl CloudFixture) {
     assert_eq!(page.items.len(), 1, "{page:?}");
     let from = page.next.expect("there is more");
     let second = driver.list_nodes(Some(&from)).await.expect("a page").items;
-    let gone: Vec<_> = page.items.iter().chain(&second).map(CloudNode::reference).collect();
+    let gone: Vec<_> = page.items.iter().chain(&second).map(|node| node.reference()).collect();
     for node in &gone {
         backend.remove_node(&node.id).await;
     }
     let (mut seen, mut next) = (Vec::new(), Some(from));
     while let Some(from) = next {
         let page = driver.list_nodes(Some(&from)).await.expect("a page");
-        seen.extend(page.items.iter().map(CloudNode::reference));
+        seen.extend(page.items.iter().map(|node| node.reference()));
         next = page.next;
     }
     let left: BTreeSet<_> = all.iter().filter(|node| !gone.contains(node)).cloned().collect();

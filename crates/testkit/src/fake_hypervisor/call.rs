@@ -39,6 +39,8 @@ pub enum Call {
     BringHome,
     /// [`portolan_driver::InstantSession::ready`].
     Ready,
+    /// [`portolan_driver::Hypervisor::move_machine`], before each disk, and before the machine is switched over.
+    Move,
 }
 
 /// One read of an exported disk.

@@ -4,8 +4,8 @@ use super::state::State;
 use super::{Call, FakeHypervisor};
 use async_trait::async_trait;
 use portolan_driver::{
-    DriverError, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot, NativeVm,
-    PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
+    DriverError, HomeObserver, HomeProgress, InstantDisk, InstantRequest, InstantSession, MachineSnapshot, MoveRequest,
+    NativeVm, PowerAction, PowerRequest, Readiness, Ready, SnapshotRef, SnapshotRequest,
 };
 use portolan_model::Timestamp;
 use portolan_model::vm::PowerState;
@@ -20,13 +20,15 @@ pub(super) struct Machines {
     /// By machine and incarnation.
     snapshots: BTreeMap<(String, String), Vec<Snapshot>>,
     instants: BTreeMap<String, Instant>,
+    /// The newest fence of each move, by its token.
+    pub(super) moves: BTreeMap<String, i64>,
     pub(super) readiness: Readiness,
 }
 
 impl Default for Machines {
     fn default() -> Self {
         let readiness = Readiness::Reached(Duration::from_secs(1));
-        Self { snapshots: BTreeMap::new(), instants: BTreeMap::new(), readiness }
+        Self { snapshots: BTreeMap::new(), instants: BTreeMap::new(), moves: BTreeMap::new(), readiness }
     }
 }
 
@@ -127,6 +129,24 @@ impl State {
         Ok(())
     }
 
+    /// Lets a move in whose fence is the newest.
+    fn admit_move(&mut self, token: &str, fence: i64) -> Result<(), DriverError> {
+        let newest = self.machines.moves.entry(token.to_owned()).or_insert(fence);
+        if *newest > fence {
+            return Err(DriverError::Fenced);
+        }
+        *newest = fence;
+        Ok(())
+    }
+
+    pub(super) fn end_move(&mut self, token: &str, fence: i64) -> Result<(), DriverError> {
+        if self.machines.moves.get(token).is_some_and(|newest| *newest > fence) {
+            return Err(DriverError::Fenced);
+        }
+        self.machines.moves.remove(token);
+        Ok(())
+    }
+
     /// The machine of that token, for the holder of its newest fence.
     fn instant(&mut self, token: &str, fence: i64) -> Result<&mut Instant, DriverError> {
         match self.machines.instants.get_mut(token) {
@@ -211,6 +231,40 @@ impl State {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Moves a machine disk by disk; nothing of it is seen before the end.
+pub(super) async fn move_machine(
+    platform: &FakeHypervisor,
+    request: &MoveRequest,
+    observer: &HomeObserver<'_>,
+) -> Result<NativeVm, DriverError> {
+    let vm = {
+        let mut state = platform.lock();
+        if !state.capabilities.moves {
+            return Err(DriverError::Unsupported("moves between datastores".into()));
+        }
+        if !state.inventory.datastores.iter().any(|known| known.native_id == request.datastore) {
+            return Err(DriverError::NotFound { what: "datastore", id: request.datastore.clone() });
+        }
+        state.admit_move(&request.token, request.fence)?;
+        state.machine(&request.vm, &request.incarnation)?.clone()
+    };
+    let total = vm.disks.iter().map(|disk| disk.size_bytes).sum();
+    let mut done = 0;
+    for disk in &vm.disks {
+        platform.enter(Call::Move).await?;
+        done += disk.size_bytes;
+        observer(HomeProgress { done, total });
+    }
+    platform.enter(Call::Move).await?;
+    let mut state = platform.lock();
+    state.admit_move(&request.token, request.fence)?;
+    let vm = state.machine(&request.vm, &request.incarnation)?;
+    vm.disks.iter_mut().for_each(|disk| disk.datastore = Some(request.datastore.clone()));
+    let vm = vm.clone();
+    state.machines.moves.remove(&request.token);
+    Ok(vm)
 }
 
 pub(super) struct FakeInstant {

@@ -151,6 +151,7 @@ impl State {
                 power: true,
                 snapshots: true,
                 instant: true,
+                moves: true,
             },
             holds_moments: true,
             inventory,

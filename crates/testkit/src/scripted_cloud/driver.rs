@@ -90,9 +90,9 @@ impl CloudDriver for ScriptedDriver {
         &[CreateNodeFeature::SshKey, CreateNodeFeature::Password, CreateNodeFeature::GeneratesPassword]
     }
 
-    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<CloudNode>, CloudError> {
+    async fn list_nodes(&self, from: Option<&Cursor>) -> Result<CloudPage<Arc<CloudNode>>, CloudError> {
         let nodes = self.ask(CloudCall::ListNodes, |account, s| account.list_nodes(from, s.page_size)).await?;
-        Ok(map(nodes, shown))
+        Ok(map(nodes, |node| Arc::new(shown(node))))
     }
 
     async fn create_node(&self, wish: &CreateNode) -> Result<CreatedNode, CloudError> {

@@ -1,8 +1,11 @@
 //! The feed of changes, and the cache that lives on it.
 
 use super::given::*;
-use portolan_model::{Node, NodeId, Scope};
-use portolan_storage::{ChangedIds, Kind, KindCache, Storage, StorageExt, UnitOfWork};
+use crate::clock::SeededIds;
+use portolan_model::query::Value;
+use portolan_model::{IdSource, Node, NodeId, Scope, TenantId, VmId};
+use portolan_storage::{ChangedIds, KeyCache, Kind, KindCache, Record, Storage, StorageExt, UnitOfWork};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
@@ -172,4 +175,106 @@ pub async fn a_cache_is_never_older_than_what_was_applied(s: Arc<dyn Storage>) {
         assert!(rounds < 500, "the cache stays behind\ncached: {cached:#?}\nstored: {listed:#?}");
         tokio::task::yield_now().await;
     }
+}
+
+/// An object with unique keys that may belong to a tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Keyed {
+    id: VmId,
+    tenant: Option<TenantId>,
+    keys: Vec<String>,
+    says: u64,
+}
+
+impl Keyed {
+    fn new(n: u64, keys: Vec<String>, says: u64) -> Self {
+        Self { id: VmId::from_uuid(id(n)), tenant: None, keys, says }
+    }
+}
+
+impl Record for Keyed {
+    type Id = VmId;
+    const KIND: Kind = Kind::Vm;
+    fn id(&self) -> VmId {
+        self.id
+    }
+    fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+    fn fields(&self) -> Vec<Value> {
+        Kind::Vm.fields().iter().map(|_| Value::Null).collect()
+    }
+    fn unique(&self) -> Vec<String> {
+        self.keys.clone()
+    }
+}
+
+/// What a cache finds by a key is what the store finds, for every scope, whatever is written in between: also where
+/// objects change hands, give their keys away, go and come again.
+pub async fn a_key_cache_finds_what_is_stored(s: Arc<dyn Storage>) {
+    let random = SeededIds::new(7);
+    let draw = |below: u64| {
+        let mut bytes = [0; 4];
+        random.fill(&mut bytes);
+        u64::from(u32::from_le_bytes(bytes)) % below
+    };
+    // One that is asked every time, and one that is asked now and then.
+    let (often, seldom) = (KeyCache::<Keyed>::new(s.clone()), KeyCache::<Keyed>::new(s.clone()));
+    let keys = ["vm:a", "vm:b", "vm:c"];
+    let (mut found, mut refused) = (0, 0);
+    for step in 0..120 {
+        let mine = keys.iter().filter(|_| draw(2) == 0).map(|key| (*key).to_owned()).collect();
+        let mut written = Keyed::new(draw(3), mine, step);
+        written.tenant = [None, Some(tenant(1)), Some(tenant(2))][draw(3) as usize];
+        let unit = match draw(4) {
+            0 => UnitOfWork::new().delete::<Keyed>(written.id),
+            _ => UnitOfWork::new().put(&written),
+        };
+        // A key that another object holds is refused.
+        refused += u32::from(s.apply_all(NOW, unit).await.is_err());
+        for cache in [Some(&often), Some(&seldom).filter(|_| step % 5 == 0)].into_iter().flatten() {
+            for key in keys {
+                for scope in [Scope::All, of_tenant(1), of_tenant(2)] {
+                    let cached = cache.find(scope, key).await.unwrap().map(|found| (*found).clone());
+                    found += u32::from(cached.is_some());
+                    assert_eq!(cached, s.find_by_key::<Keyed>(scope, key).await.unwrap(), "{step}: {key} {scope:?}");
+                }
+            }
+        }
+    }
+    assert!(found > 100 && refused > 10, "{found} {refused}");
+}
+
+/// Beside racing writers and readers, once a unit was applied nothing older is found.
+pub async fn a_key_cache_is_never_older_than_what_was_applied(s: Arc<dyn Storage>) {
+    const WRITERS: u64 = 3;
+    let cache = Arc::new(KeyCache::<Keyed>::new(s.clone()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let key = |w: u64| format!("vm:{w}");
+    let reader = {
+        let (cache, stop) = (cache.clone(), stop.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::SeqCst) {
+                for w in 0..WRITERS {
+                    cache.find(Scope::All, &key(w)).await.unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let writer = |w: u64| {
+        let (s, cache) = (s.clone(), cache.clone());
+        tokio::spawn(async move {
+            for n in 1..=25 {
+                s.apply_all(NOW, UnitOfWork::new().put(&Keyed::new(w, vec![key(w)], n))).await.unwrap();
+                let found = cache.find(Scope::All, &key(w)).await.unwrap();
+                assert_eq!(found.map(|found| found.says), Some(n), "{w}");
+            }
+        })
+    };
+    for one in (0..WRITERS).map(writer).collect::<Vec<_>>() {
+        one.await.unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    reader.await.unwrap();
 }
