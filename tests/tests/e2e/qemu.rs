@@ -178,7 +178,15 @@ async fn an_operator_proves_clones_reverts_and_restores_guests_in_place_and_at_o
     // Back in its place, though it runs; and a second one at once, from the backup.
     run(&["machine", "start", "web", "--follow"]);
     run(&["backup", "restore", &backup, "--overwrite", "--power-off", "--follow"]);
-    assert_eq!(told(&site, &server, &["machine", "show", "web"])["native_id"], id.as_str(), "it is the same machine");
+    // What was there before is gone once two listings are without it.
+    let web = until("the machine in its place to be the only one", async || {
+        run(&["platform", "sync", "lab"]);
+        let listed = told(&site, &server, &["machine", "list"]);
+        let named: Vec<_> = listed["items"].as_array()?.iter().filter(|vm| vm["name"] == "web").cloned().collect();
+        <[Value; 1]>::try_from(named).ok()
+    })
+    .await;
+    assert_eq!(web[0]["native_id"], id.as_str(), "it is the same guest");
     run(&["backup", "restore", &backup, "--name", "again", "--instant", "--follow"]);
     let again = host.ids().into_iter().find(|other| *other != id && *other != copy).expect("the third guest");
     let third = told(&site, &server, &["machine", "show", "again"]);
