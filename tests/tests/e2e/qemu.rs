@@ -156,7 +156,9 @@ async fn an_operator_proves_clones_reverts_and_restores_guests_in_place_and_at_o
 
     // Turned off, it is cloned: the same bytes, another machine.
     run(&["machine", "stop", "web", "--within", "90", "--follow"]);
-    assert_eq!(told(&site, &server, &["machine", "show", "web"])["power"], "STOPPED");
+    // The listing that says so follows.
+    let off = async || (told(&site, &server, &["machine", "show", "web"])["power"] == "STOPPED").then_some(());
+    until("the guest to be listed as off", off).await;
     run(&["machine", "clone", "web", "copy", "--follow"]);
     let copy = host.ids().into_iter().find(|other| *other != id).expect("the clone");
     qemu_img([Path::new("compare"), &host.disk(&id), &host.disk(&copy)]);
