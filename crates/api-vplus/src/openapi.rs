@@ -234,8 +234,10 @@ pub(crate) struct RestoreBody {
     restore_storage_id: Option<String>,
     /// The platform's own id of the cluster.
     restore_cluster_id: Option<String>,
-    /// Replaces a machine of that name.
+    /// Replaces a machine of that name, which must be off.
     overwrite: Option<bool>,
+    /// Turns the machine that is replaced off first, at once. Portolan's own.
+    power_off_overwritten: Option<bool>,
     task_files: Option<Vec<DiskChoice>>,
     priority: Option<i64>,
 }

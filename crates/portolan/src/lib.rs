@@ -23,7 +23,7 @@ mod restores;
 pub use builder::{BuildError, PortolanBuilder};
 pub use chains::ChainView;
 pub use facade::Portolan;
-pub use machines::{CloneWish, MachineFilter, SnapshotWish};
+pub use machines::{CloneWish, FromTo, InstantWish, MachineFilter, RestoreWish, SnapshotWish, TrialWish};
 pub use operate::{DrainState, Overview, TaskDetail, TaskFilter};
 pub use overview::{BackupFigures, Protection};
 

@@ -7,10 +7,11 @@ use portolan_inventory::NewSnapshot;
 use portolan_model::query::{Direction, Filter, Page, Sort};
 use portolan_model::*;
 use portolan_protect::{
-    CloneRequest, ExportRequest, InstantRequest, PointQuery, PointView, RestoreRequest, TrialRequest,
+    CloneRequest, ExportRequest, InstantRequest, PointQuery, PointView, RestoreRequest, TrialRequest, TrialSign,
 };
 use portolan_storage::Query;
 use portolan_tasks::Task;
+use std::time::Duration;
 
 /// Which machines an operator wants to see: those that fit everything that is asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,6 +40,52 @@ pub struct CloneWish {
     pub name: Name,
     /// The platform's own id of the datastore; nothing leaves each disk where the machine has its own.
     pub datastore: Option<String>,
+}
+
+/// Where a backup is read from, and the platform that it goes to, by names or ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FromTo {
+    /// The destination whose copy is read; any without one.
+    pub destination: Option<String>,
+    /// The platform; the one that the backup came from without one.
+    pub platform: Option<String>,
+}
+
+/// A restore as an operator asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreWish {
+    /// From where to where.
+    pub from: FromTo,
+    /// The machine's name; the one that it had without one.
+    pub name: Option<Name>,
+    /// The platform's own id of the datastore.
+    pub datastore: Option<String>,
+    /// Whether a machine of that name is replaced. It must be off.
+    pub overwrite: bool,
+    /// Whether a machine that is replaced is turned off first.
+    pub power_off: bool,
+}
+
+/// A machine that runs from a backup, as an operator asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InstantWish {
+    /// From where to where.
+    pub from: FromTo,
+    /// The machine's name; the one that it had without one.
+    pub name: Option<Name>,
+    /// The platform's own id of the datastore that the data is brought to.
+    pub datastore: Option<String>,
+}
+
+/// A trial boot as an operator asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialWish {
+    /// From where to where.
+    pub from: FromTo,
+    /// What the machine is waited for to show.
+    pub sign: TrialSign,
+    /// For how long.
+    pub within: Duration,
 }
 
 impl Portolan {
@@ -171,23 +218,69 @@ impl Portolan {
         Ok((points, total.unwrap_or(0)))
     }
 
-    /// Restores a backup to a machine of its own; answers the task that begins it.
-    pub async fn restore_backup(&self, caller: &Caller, request: RestoreRequest) -> Result<Task, RegistryError> {
+    /// Restores a backup to a machine, which is off then; answers the task that begins it.
+    pub async fn restore_backup(
+        &self,
+        caller: &Caller,
+        point: RecoveryPointId,
+        wish: RestoreWish,
+    ) -> Result<Task, RegistryError> {
+        caller.require(Privilege::Restore)?;
+        let request = RestoreRequest {
+            point,
+            destination: self.destination_id(caller, wish.from.destination.as_deref()).await?,
+            platform: self.platform_id(caller, wish.from.platform.as_deref()).await?,
+            host: None,
+            cluster: None,
+            datastore: wish.datastore,
+            name: wish.name,
+            overwrite: wish.overwrite,
+            power_off: wish.power_off,
+            disks: Vec::new(),
+            priority: USUAL,
+        };
         Ok(self.restore(caller, request).await?.0)
     }
 
     /// Runs a machine from a backup while its data is brought home; answers the task that does it.
-    pub async fn restore_instantly(&self, caller: &Caller, request: InstantRequest) -> Result<Task, RegistryError> {
+    pub async fn restore_instantly(
+        &self,
+        caller: &Caller,
+        point: RecoveryPointId,
+        wish: InstantWish,
+    ) -> Result<Task, RegistryError> {
+        caller.require(Privilege::Restore)?;
+        let request = InstantRequest {
+            point,
+            destination: self.destination_id(caller, wish.from.destination.as_deref()).await?,
+            platform: self.platform_id(caller, wish.from.platform.as_deref()).await?,
+            datastore: wish.datastore,
+            name: wish.name,
+            priority: USUAL,
+        };
         Ok(self.protect.restore_instantly(caller, request).await?.0)
     }
 
     /// Boots a backup to see whether it does; answers the task that does it.
-    pub async fn try_boot(&self, caller: &Caller, request: TrialRequest) -> Result<Task, RegistryError> {
+    pub async fn try_boot(
+        &self,
+        caller: &Caller,
+        point: RecoveryPointId,
+        wish: TrialWish,
+    ) -> Result<Task, RegistryError> {
+        caller.require(Privilege::BackupWrite)?;
+        let request = TrialRequest {
+            point,
+            destination: self.destination_id(caller, wish.from.destination.as_deref()).await?,
+            platform: self.platform_id(caller, wish.from.platform.as_deref()).await?,
+            sign: wish.sign,
+            within: wish.within,
+        };
         Ok(self.protect.try_boot(caller, request).await?)
     }
 
     /// The platform of this name or id.
-    pub async fn platform_id(
+    async fn platform_id(
         &self,
         caller: &Caller,
         name_or_id: Option<&str>,
@@ -199,7 +292,7 @@ impl Portolan {
     }
 
     /// The destination of this name or id.
-    pub async fn destination_id(
+    async fn destination_id(
         &self,
         caller: &Caller,
         name_or_id: Option<&str>,

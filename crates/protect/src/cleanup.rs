@@ -40,14 +40,14 @@ struct CleanupPayload<T> {
 
 /// How a chain ended.
 pub(crate) struct ChainEnd {
-    pub(crate) tasks: Vec<Task>,
+    tasks: Vec<Task>,
     /// What its last failed link said.
     pub(crate) why: Option<String>,
 }
 
 impl ChainEnd {
     /// Whether a link of that kind may have begun to work. Links that were removed from history count as begun.
-    pub(crate) fn may_have_run(&self, kind: &str) -> bool {
+    fn may_have_run(&self, kind: &str) -> bool {
         let mut links = self.tasks.iter().filter(|t| t.new.kind == kind).peekable();
         links.peek().is_none() || links.any(|t| t.started.is_some())
     }

@@ -4,7 +4,7 @@ use crate::cleanup::again;
 use crate::error::ProtectError;
 use crate::export_task::names_of;
 use crate::handlers::{DiskProgress, failure, payload, unless_stopped};
-use crate::restore::RestoreDisk;
+use crate::restore::{RestoreDisk, check_priority};
 use crate::restore_task::imports;
 use crate::service::{EXPORT_WINDOW, Protect, origin_of};
 use async_trait::async_trait;
@@ -94,9 +94,7 @@ impl Protect {
     pub async fn clone_vm(&self, caller: &Caller, request: CloneRequest) -> Result<Task, ProtectError> {
         caller.require(Privilege::BackupRead)?;
         caller.require(Privilege::Restore)?;
-        if !(0..=100).contains(&request.priority) {
-            return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
-        }
+        check_priority(request.priority)?;
         let begins = self.begins(caller);
         let id = begins.id("clone.task", request.vm);
         if begins.may_repeat()

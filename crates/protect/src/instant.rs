@@ -1,13 +1,12 @@
 //! The request for an instant restore: a machine that runs from a recovery point while its data is brought home.
 
 use crate::error::ProtectError;
-use crate::repeat::tasks_removed;
-use crate::restore::RestoreDisk;
+use crate::restore::{RestoreDisk, check_priority};
 use crate::service::{EXPORT_WINDOW, Protect, origin_of};
 use portolan_driver::Capabilities;
 use portolan_model::backup::{BackupStatus, RestoreType};
 use portolan_model::*;
-use portolan_storage::{StorageExt, StoreError, UnitOfWork};
+use portolan_storage::StorageExt;
 use portolan_tasks::{Limit, NewTask, Task, TaskLinks};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +38,12 @@ pub struct InstantRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct InstantPayload {
     pub(crate) job: RestoreJobId,
+    pub(crate) machine: PointMachine,
+}
+
+/// A machine that runs from a point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PointMachine {
     pub(crate) point: RecoveryPointId,
     pub(crate) destination: BackupDestinationId,
     pub(crate) platform: PlatformId,
@@ -58,10 +63,10 @@ impl Protect {
         request: InstantRequest,
     ) -> Result<(Task, RestoreJob), ProtectError> {
         caller.require(Privilege::Restore)?;
-        if !(0..=100).contains(&request.priority) {
-            return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
-        }
-        if let Some(found) = self.instant_before(caller, request.point).await? {
+        check_priority(request.priority)?;
+        let begins = self.begins(caller);
+        let (job, task) = (begins.id(JOB, request.point), begins.id(TASK, request.point));
+        if let Some(found) = self.begun_before(caller, job, task).await? {
             return Ok(found);
         }
         let point = self.whole_point(caller.scope, request.point, "restored").await?;
@@ -72,9 +77,8 @@ impl Protect {
         self.check_places(caller, platform.id, request.datastore.iter(), None).await?;
 
         let now = self.clock.now();
-        let begins = self.begins(caller);
         let job = RestoreJob {
-            id: begins.id(JOB, point.id),
+            id: job,
             point: point.id,
             vm: point.vm,
             tenant: point.tenant,
@@ -91,8 +95,7 @@ impl Protect {
             queued_import_ms: 0,
             import_ms: 0,
         };
-        let payload = InstantPayload {
-            job: job.id,
+        let machine = PointMachine {
             point: point.id,
             destination: copy.destination,
             platform: platform.id,
@@ -100,6 +103,7 @@ impl Protect {
             name: job.target_name.clone(),
             disks: disks_of(&point, request.datastore.as_ref()),
         };
+        let payload = InstantPayload { job: job.id, machine };
         let links = TaskLinks {
             vm: Some(point.vm),
             vm_name: point.vm_name.clone(),
@@ -112,7 +116,7 @@ impl Protect {
             ..TaskLinks::default()
         };
         let task = NewTask {
-            id: begins.id(TASK, point.id),
+            id: task,
             priority: request.priority,
             start_by: Some(now + EXPORT_WINDOW),
             // Once the machine runs, only its own end or a wish ends the task.
@@ -124,36 +128,7 @@ impl Protect {
             origin: origin_of(caller),
             ..self.link(task_kind::INSTANT_RESTORE, job.chain, job.tenant, links)
         };
-        let id = task.id;
-        match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&job).enqueue(task)).await {
-            Ok(_) => {}
-            // The request itself, carried out elsewhere at the same time, may have been faster.
-            Err(e @ StoreError::Conflict(_)) => {
-                return self.instant_before(caller, point.id).await?.ok_or_else(|| e.into());
-            }
-            Err(e) => return Err(e.into()),
-        }
-        match self.tasks_of(caller.scope, &[id]).await?.pop() {
-            Some(task) => Ok((task, job)),
-            None => Err(ProtectError::NotFound { kind: "task", id: id.uuid() }),
-        }
-    }
-
-    /// The task and the job of the same request, where it was carried out before.
-    async fn instant_before(
-        &self,
-        caller: &Caller,
-        point: RecoveryPointId,
-    ) -> Result<Option<(Task, RestoreJob)>, ProtectError> {
-        let begins = self.begins(caller);
-        if !begins.may_repeat() {
-            return Ok(None);
-        }
-        let Some(job) = self.storage.find::<RestoreJob>(caller.scope, begins.id(JOB, point)).await? else {
-            return Ok(None);
-        };
-        let task = self.tasks_there(caller.scope, &[begins.id(TASK, point)]).await?.pop();
-        Ok(Some((task.ok_or_else(tasks_removed)?, job.value)))
+        self.begin_job(caller, job, task).await
     }
 
     /// Refuses early what the platform's driver cannot do. One that is not open here is asked when the task runs.

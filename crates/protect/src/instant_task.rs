@@ -3,7 +3,7 @@
 use crate::cleanup::{ROUNDS, again};
 use crate::error::ProtectError;
 use crate::handlers::{failure, is_lost, payload, unless_stopped};
-use crate::instant::InstantPayload;
+use crate::instant::{InstantPayload, PointMachine};
 use crate::restore::RestoreDisk;
 use crate::service::{Protect, millis};
 use async_trait::async_trait;
@@ -98,7 +98,7 @@ impl Protect {
             })
             .await?;
         ctx.progress(0, 0, "starting the machine");
-        let session = self.begin_from_point(ctx, job, false).await?;
+        let session = self.begin_from_point(ctx, &job.machine, false).await?;
         self.note_running(ctx, job, &session.vm(), started).await?;
         Ok(session)
     }
@@ -107,29 +107,29 @@ impl Protect {
     pub(crate) async fn begin_from_point(
         &self,
         ctx: &TaskContext,
-        job: &InstantPayload,
+        machine: &PointMachine,
         isolated: bool,
     ) -> Result<Box<dyn InstantSession>, ProtectError> {
-        let repository = self.repositories.get(job.destination)?;
-        let template = self.template(job.point, &*repository).await?;
-        let mut disks = Vec::with_capacity(job.disks.len());
-        for RestoreDisk { name, size_bytes, empty, .. } in &job.disks {
+        let repository = self.repositories.get(machine.destination)?;
+        let template = self.template(machine.point, &*repository).await?;
+        let mut disks = Vec::with_capacity(machine.disks.len());
+        for RestoreDisk { name, size_bytes, empty, .. } in &machine.disks {
             let source: Arc<dyn BlockSource> = match empty {
                 true => Arc::new(ZeroSource::new(*size_bytes)),
-                false => repository.open_disk(job.point, name).await?,
+                false => repository.open_disk(machine.point, name).await?,
             };
             disks.push(InstantDisk { name: name.clone(), source });
         }
         let request = InstantRequest {
             token: ctx.task().new.chain.to_string(),
             fence: ctx.held().fence,
-            name: job.name.clone(),
+            name: machine.name.clone(),
             template,
-            datastore: job.datastore.clone(),
+            datastore: machine.datastore.clone(),
             disks,
             isolated,
         };
-        Ok(self.hypervisors.get(job.platform)?.begin_instant(request).await?)
+        Ok(self.hypervisors.get(machine.platform)?.begin_instant(request).await?)
     }
 
     /// The machine is its tenant's from the moment that it runs, and is listed.
@@ -144,10 +144,11 @@ impl Protect {
         loop {
             let now = self.clock.now();
             let mut row = self.storage.fetch::<RestoreJob>(Scope::All, job.job).await?;
-            if row.target_vm.is_some() {
+            let (vm, unit) = self.adopt(now, job.machine.platform, row.tenant, made).await?;
+            // Another one where somebody has destroyed the first, and it was made anew.
+            if row.target_vm == Some(vm) {
                 return Ok(());
             }
-            let (vm, unit) = self.adopt(now, job.platform, row.tenant, made).await?;
             row.value.target_vm = Some(vm);
             row.value.restore_ms = millis(started, now);
             ON_ITS_WAY.clone_into(&mut row.value.status_info);
@@ -155,7 +156,7 @@ impl Protect {
             let unit = unit
                 .require(Require::TaskHeld(ctx.held()))
                 .update(&row)
-                .enqueue(self.sync_link(ctx, job.platform))
+                .enqueue(self.sync_link(ctx, job.machine.platform))
                 .event("restore.running", row.tenant, row.id.uuid(), data);
             match self.storage.apply_all(now, unit).await {
                 Ok(_) => return Ok(()),
@@ -190,7 +191,7 @@ impl Protect {
         job: &InstantPayload,
         made: &NativeVm,
     ) -> Result<Done, ProtectError> {
-        let sync = self.sync_link(ctx, job.platform);
+        let sync = self.sync_link(ctx, job.machine.platform);
         let now = self.clock.now();
         let output = serde_json::json!({ "native_id": made.native_id, "name": made.name });
         self.storage

@@ -94,10 +94,10 @@ impl Protect {
     /// carried out once: a repetition answers the job that is there.
     pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<(Task, RestoreJob), ProtectError> {
         caller.require(Privilege::Restore)?;
-        if !(0..=100).contains(&request.priority) {
-            return Err(ProtectError::Invalid("the priority must lie between 0 and 100".into()));
-        }
-        if let Some(found) = self.restored_before(caller, request.point).await? {
+        check_priority(request.priority)?;
+        let begins = self.begins(caller);
+        let (job, task) = (begins.id(JOB, request.point), begins.id(TASK, request.point));
+        if let Some(found) = self.begun_before(caller, job, task).await? {
             return Ok(found);
         }
         let point = self.whole_point(caller.scope, request.point, "restored").await?;
@@ -133,9 +133,8 @@ impl Protect {
         let disks = self.restore_disks(&point, &platform, &request).await?;
 
         let now = self.clock.now();
-        let begins = self.begins(caller);
         let job = RestoreJob {
-            id: begins.id(JOB, point.id),
+            id: job,
             point: point.id,
             vm: point.vm,
             tenant: point.tenant,
@@ -181,7 +180,7 @@ impl Protect {
         };
         let payload = serde_json::to_value(payload).unwrap_or_default();
         let task = NewTask {
-            id: begins.id(TASK, point.id),
+            id: task,
             priority: request.priority,
             start_by: Some(now + EXPORT_WINDOW),
             payload: payload.clone(),
@@ -189,36 +188,46 @@ impl Protect {
             origin: origin_of(caller),
             ..self.link(task_kind::RESTORE, job.chain, job.tenant, links)
         };
+        self.begin_job(caller, job, task).await
+    }
+
+    /// Writes a job down with its first task, and answers both.
+    pub(crate) async fn begin_job(
+        &self,
+        caller: &Caller,
+        job: RestoreJob,
+        task: NewTask,
+    ) -> Result<(Task, RestoreJob), ProtectError> {
         let id = task.id;
-        match self.storage.apply(now, caller.scope, UnitOfWork::new().create(&job).enqueue(task)).await {
+        let unit = UnitOfWork::new().create(&job).enqueue(task);
+        match self.storage.apply(self.clock.now(), caller.scope, unit).await {
             Ok(_) => {}
             // The request itself, carried out elsewhere at the same time, may have been faster.
             Err(e @ StoreError::Conflict(_)) => {
-                return self.restored_before(caller, point.id).await?.ok_or_else(|| e.into());
+                return self.begun_before(caller, job.id, id).await?.ok_or_else(|| e.into());
             }
             Err(e) => return Err(e.into()),
         }
-        let mut tasks = self.tasks_of(caller.scope, &[id]).await?;
-        match tasks.pop() {
+        match self.tasks_of(caller.scope, &[id]).await?.pop() {
             Some(task) => Ok((task, job)),
             None => Err(ProtectError::NotFound { kind: "task", id: id.uuid() }),
         }
     }
 
     /// The task and the job of the same request, where it was carried out before.
-    async fn restored_before(
+    pub(crate) async fn begun_before(
         &self,
         caller: &Caller,
-        point: RecoveryPointId,
+        job: RestoreJobId,
+        task: TaskId,
     ) -> Result<Option<(Task, RestoreJob)>, ProtectError> {
-        let begins = self.begins(caller);
-        if !begins.may_repeat() {
+        if !self.begins(caller).may_repeat() {
             return Ok(None);
         }
-        let Some(job) = self.storage.find::<RestoreJob>(caller.scope, begins.id(JOB, point)).await? else {
+        let Some(job) = self.storage.find::<RestoreJob>(caller.scope, job).await? else {
             return Ok(None);
         };
-        let task = self.tasks_there(caller.scope, &[begins.id(TASK, point)]).await?.pop();
+        let task = self.tasks_there(caller.scope, &[task]).await?.pop();
         Ok(Some((task.ok_or_else(tasks_removed)?, job.value)))
     }
 
@@ -350,5 +359,13 @@ impl Protect {
     ) -> Result<portolan_storage::ListOf<RestoreJob>, ProtectError> {
         caller.require(Privilege::BackupRead)?;
         Ok(self.storage.list_of::<RestoreJob>(caller.scope, query).await?)
+    }
+}
+
+/// Refuses what is no priority.
+pub(crate) fn check_priority(priority: i16) -> Result<(), ProtectError> {
+    match (0..=100).contains(&priority) {
+        true => Ok(()),
+        false => Err(ProtectError::Invalid("the priority must lie between 0 and 100".into())),
     }
 }

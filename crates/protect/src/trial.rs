@@ -2,7 +2,7 @@
 
 use crate::error::ProtectError;
 use crate::handlers::{failure, payload, unless_stopped};
-use crate::instant::{InstantPayload, disks_of};
+use crate::instant::{PointMachine, disks_of};
 use crate::service::{Protect, origin_of};
 use async_trait::async_trait;
 use portolan_driver::{Readiness, Ready};
@@ -132,9 +132,7 @@ impl Protect {
     async fn run_trial(&self, ctx: &TaskContext) -> Result<Done, ProtectError> {
         let job: TrialPayload = payload(ctx)?;
         let point = self.point_row(Scope::All, job.point).await?;
-        let machine = InstantPayload {
-            // A trial is nobody's restore.
-            job: RestoreJobId::from_uuid(uuid::Uuid::nil()),
+        let machine = PointMachine {
             point: job.point,
             destination: job.destination,
             platform: job.platform,

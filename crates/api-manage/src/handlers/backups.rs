@@ -9,7 +9,8 @@ use crate::wire::{self, Backup, TaskBody};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use portolan::protect::{InstantRequest, RestoreRequest, TrialRequest, TrialSign};
+use portolan::protect::TrialSign;
+use portolan::{FromTo, InstantWish, RestoreWish, TrialWish};
 use portolan_model::RecoveryPointId;
 use serde::Deserialize;
 use std::time::Duration;
@@ -17,8 +18,6 @@ use utoipa::{IntoParams, ToSchema};
 
 /// How long a trial waits where nothing is said, in seconds.
 const TRIAL: u64 = 600;
-/// The priority of what an operator asks for.
-const USUAL: i16 = 50;
 
 /// Which backups.
 #[derive(Deserialize, IntoParams)]
@@ -114,21 +113,14 @@ pub(crate) async fn restore(
     Params(NoParams {}): Params<NoParams>,
     Body(body): Body<RestoreBody>,
 ) -> Result<Response, ApiError> {
-    let (portolan, caller) = (&state.portolan, &auth.caller);
-    let request = RestoreRequest {
-        point: point_id(&backup)?,
-        destination: portolan.destination_id(caller, body.destination.as_deref()).await?,
-        platform: portolan.platform_id(caller, body.platform.as_deref()).await?,
-        host: None,
-        cluster: None,
-        datastore: body.datastore,
+    let wish = RestoreWish {
+        from: FromTo { destination: body.destination, platform: body.platform },
         name: body.name.as_deref().map(name_of).transpose()?,
+        datastore: body.datastore,
         overwrite: body.overwrite.unwrap_or(false),
         power_off: body.power_off.unwrap_or(false),
-        disks: Vec::new(),
-        priority: USUAL,
     };
-    Ok(task_begun(portolan.restore_backup(caller, request).await?))
+    Ok(task_begun(state.portolan.restore_backup(&auth.caller, point_id(&backup)?, wish).await?))
 }
 
 /// Runs a machine from a backup at once, and brings its data home meanwhile; answers the task that does it. Cancelled
@@ -142,16 +134,12 @@ pub(crate) async fn instant_restore(
     Params(NoParams {}): Params<NoParams>,
     Body(body): Body<InstantBody>,
 ) -> Result<Response, ApiError> {
-    let (portolan, caller) = (&state.portolan, &auth.caller);
-    let request = InstantRequest {
-        point: point_id(&backup)?,
-        destination: portolan.destination_id(caller, body.destination.as_deref()).await?,
-        platform: portolan.platform_id(caller, body.platform.as_deref()).await?,
-        datastore: body.datastore,
+    let wish = InstantWish {
+        from: FromTo { destination: body.destination, platform: body.platform },
         name: body.name.as_deref().map(name_of).transpose()?,
-        priority: USUAL,
+        datastore: body.datastore,
     };
-    Ok(task_begun(portolan.restore_instantly(caller, request).await?))
+    Ok(task_begun(state.portolan.restore_instantly(&auth.caller, point_id(&backup)?, wish).await?))
 }
 
 /// Boots a backup in a machine that reaches nothing, to see whether it does; answers the task that does it. What came
@@ -165,15 +153,12 @@ pub(crate) async fn trial(
     Params(NoParams {}): Params<NoParams>,
     Body(body): Body<TrialBody>,
 ) -> Result<Response, ApiError> {
-    let (portolan, caller) = (&state.portolan, &auth.caller);
-    let request = TrialRequest {
-        point: point_id(&backup)?,
-        destination: portolan.destination_id(caller, body.destination.as_deref()).await?,
-        platform: portolan.platform_id(caller, body.platform.as_deref()).await?,
+    let wish = TrialWish {
+        from: FromTo { destination: body.destination, platform: body.platform },
         sign: body.console.map_or(TrialSign::Agent, TrialSign::Console),
         within: Duration::from_secs(body.within_seconds.unwrap_or(TRIAL)),
     };
-    Ok(task_begun(portolan.try_boot(caller, request).await?))
+    Ok(task_begun(state.portolan.try_boot(&auth.caller, point_id(&backup)?, wish).await?))
 }
 
 fn point_id(text: &str) -> Result<RecoveryPointId, ApiError> {
