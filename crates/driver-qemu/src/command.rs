@@ -56,7 +56,7 @@ pub(crate) fn arguments(spec: &GuestSpec, layout: &Layout, accel: Accel, sandbox
             args.two("-blockdev", backup(disk).to_string());
         }
         args.two("-blockdev", node(spec, disk, layout).to_string());
-        let mut device = json!({ "driver": "virtio-blk-pci", "id": device_name(disk), "drive": disk.id,
+        let mut device = json!({ "driver": "virtio-blk-pci", "id": device_name(disk), "drive": disk.node(),
             "serial": disk.id, "bootindex": n });
         if spec.is_remote(&disk.id) {
             // When the backup is not to be had for a while, the guest is to stand still and not to see errors.
@@ -108,40 +108,47 @@ pub(crate) fn base_node(disk: &DiskSpec) -> String {
     format!("{}-base0", disk.id)
 }
 
-/// The graph of a disk: its own node, named by its id, with all that lies below given here and nothing left to what
-/// headers say.
+/// The graph of a disk, with all that lies below its own node given here and nothing left to what headers say.
 pub(crate) fn node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
-    let path = layout.disks(&disk.datastore, &spec.id).join(&disk.file);
+    let images = layout.images();
+    let mut below = Value::Null;
+    for (n, base) in disk.base.iter().enumerate().rev() {
+        let mut layer = json!({
+            "driver": base.format.name(),
+            "node-name": format!("{}-base{n}", disk.id),
+            "read-only": true,
+            "file": { "driver": "file", "filename": text(&images.join(&base.file)), "locking": "on" },
+        });
+        if base.format == ImageFormat::Qcow2 {
+            layer["backing"] = below;
+        }
+        below = layer;
+    }
+    // By reference: given here, QEMU would add the name out of the header to it.
+    node_over(spec, disk, layout, if spec.is_remote(&disk.id) { backup_name(disk).into() } else { below })
+}
+
+/// The graph of a disk beside the one that QEMU has of it: what lies below is shared.
+pub(crate) fn second_node(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout) -> Value {
+    let below = if disk.base.is_empty() { Value::Null } else { base_node(disk).into() };
+    node_over(spec, disk, layout, below)
+}
+
+fn node_over(spec: &GuestSpec, disk: &DiskSpec, layout: &Layout, below: Value) -> Value {
     let mut node = json!({
         "driver": disk.format.name(),
-        "node-name": disk.id,
+        "node-name": disk.node(),
         "discard": "unmap",
         "file": {
             "driver": "file",
-            "node-name": format!("{}-file", disk.id),
-            "filename": text(&path),
+            "node-name": format!("{}-file", disk.node()),
+            "filename": text(&layout.file(&spec.id, &disk.placed())),
             "locking": "on",
             "discard": "unmap",
         },
     });
     if disk.format == ImageFormat::Qcow2 {
-        node["backing"] = Value::Null;
-        let images = layout.images();
-        let mut below = Value::Null;
-        for (n, base) in disk.base.iter().enumerate().rev() {
-            let mut layer = json!({
-                "driver": base.format.name(),
-                "node-name": format!("{}-base{n}", disk.id),
-                "read-only": true,
-                "file": { "driver": "file", "filename": text(&images.join(&base.file)), "locking": "on" },
-            });
-            if base.format == ImageFormat::Qcow2 {
-                layer["backing"] = below;
-            }
-            below = layer;
-        }
-        // By reference: given here, QEMU would add the name out of the header to it.
-        node["backing"] = if spec.is_remote(&disk.id) { backup_name(disk).into() } else { below };
+        node["backing"] = below;
     }
     node
 }
@@ -221,6 +228,7 @@ mod tests {
                 format: ImageFormat::Qcow2,
                 base: vec![base("top.qcow2", ImageFormat::Qcow2), base("under.raw", ImageFormat::Raw)],
                 copy_of: Vec::new(),
+                moved: 0,
             }],
             nics: vec![NicSpec {
                 mac: "52:54:00:00:00:01".into(),
@@ -237,6 +245,7 @@ mod tests {
             instant: None,
             snapshots: Vec::new(),
             reverting: None,
+            moving: None,
             phase: Phase::Ready,
             desired: Desired::Running,
             created_at: Timestamp::from_millis(0),

@@ -32,7 +32,7 @@ impl Guest {
     /// The disk in QEMU's words. Bitmaps and snapshots have nothing to do with what lies below, and nothing is left to
     /// the disk's header.
     fn alone(&self, disk: &DiskSpec) -> String {
-        let path = self.shared.layout.disks(&disk.datastore, self.id()).join(&disk.file);
+        let path = self.shared.layout.file(self.id(), &disk.placed());
         let file = json!({ "driver": "file", "filename": text(&path) });
         format!("json:{}", json!({ "driver": disk.format.name(), "backing": null, "file": file }))
     }

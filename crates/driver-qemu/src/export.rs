@@ -119,6 +119,9 @@ fn wanted(guest: &Guest, request: &ExportRequest) -> Result<Vec<String>, DriverE
     if spec.reverting.is_some() {
         return Err(DriverError::Conflict("the guest goes back to a snapshot just now".into()));
     }
+    if spec.is_moving() {
+        return Err(DriverError::Conflict(crate::moving::BEING_MOVED.into()));
+    }
     let Some(wanted) = &request.disks else { return Ok(spec.disks.into_iter().map(|disk| disk.id).collect()) };
     if let Some(id) = wanted.iter().find(|id| !spec.disks.iter().any(|disk| disk.id == **id)) {
         return Err(DriverError::NotFound { what: "disk", id: id.clone() });
@@ -311,6 +314,17 @@ pub(crate) async fn recover(guest: Arc<Guest>) {
     if let Err(error) = undo(&guest, &record, false).await {
         tracing::warn!(guest = guest.id(), %error, "an export that was cut off could not be undone");
     }
+}
+
+/// For before the disks of a guest that runs are moved: an export that somebody reads is a conflict, and what others
+/// left is undone.
+pub(crate) async fn end_left(guest: &Arc<Guest>) -> Result<(), DriverError> {
+    let _turn = guest.exports.lock().await;
+    let Some(record) = sound_record(guest).await? else { return Ok(()) };
+    if is_held(guest, &record.session) {
+        return Err(DriverError::Conflict(format!("a backup of the guest '{}' is under way", guest.id())));
+    }
+    undo(guest, &record, false).await
 }
 
 /// For before a guest is started or destroyed: an export of its resting disks ends, and its reads fail from then on.

@@ -36,6 +36,7 @@ impl Fixture {
             format: ImageFormat::Qcow2,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         });
         change(&mut spec);
         let layout = &self.host.shared.layout;

@@ -4,8 +4,11 @@
 //! of them watches the process and tells all others through [`Guest::observe`].
 
 mod launch;
+mod rest;
 mod stop;
 mod watch;
+
+pub(crate) use rest::Disturbed;
 
 use crate::accel::AccelChoice;
 use crate::command::device_path;
@@ -284,13 +287,13 @@ impl Guest {
 
     /// The disks' ids and the names of their nodes in QEMU, in the guest's order.
     pub fn node_names(&self) -> Vec<(String, String)> {
-        held(&self.spec).disks.iter().map(|disk| (disk.id.clone(), disk.id.clone())).collect()
+        held(&self.spec).disks.iter().map(|disk| (disk.id.clone(), disk.node())).collect()
     }
 
     /// The disks' files, in the guest's order.
     pub fn disk_files(&self) -> Vec<(String, PathBuf)> {
         let spec = held(&self.spec);
-        let file = |disk: &crate::DiskSpec| self.shared.layout.disks(&disk.datastore, &self.id).join(&disk.file);
+        let file = |disk: &crate::DiskSpec| self.shared.layout.file(&self.id, &disk.placed());
         spec.disks.iter().map(|disk| (disk.id.clone(), file(disk))).collect()
     }
 
@@ -313,7 +316,7 @@ impl Guest {
         // By the device, as far as it is told: during an export another node is on top.
         let disk_of = |one: &BlockStats| {
             let of = |disk: &&crate::DiskSpec| {
-                one.node == disk.id || one.qdev.starts_with(&format!("{}/", device_path(disk)))
+                one.node == disk.node() || one.qdev.starts_with(&format!("{}/", device_path(disk)))
             };
             spec.disks.iter().find(of).map(|disk| disk.id.clone())
         };

@@ -244,6 +244,7 @@ impl QemuHost {
             guest.adopt(process).await;
         } else if phase == Phase::Ready {
             self.shared.spawn(crate::export::recover(guest.clone()));
+            self.shared.spawn(guest.clone().recover_move());
         }
         if runs || goes_back {
             // It goes on as it is.

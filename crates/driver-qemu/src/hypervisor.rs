@@ -7,9 +7,10 @@ use crate::import;
 use crate::spec::{GuestSpec, NicSpec};
 use async_trait::async_trait;
 use portolan_driver::{
-    AbandonedExport, AbandonedInstant, Capabilities, DriverError, ExportRequest, ExportSession, Hypervisor,
-    ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot, NativeDatastore,
-    NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef, SnapshotRequest,
+    AbandonedExport, AbandonedInstant, AbandonedMove, Capabilities, DriverError, ExportRequest, ExportSession,
+    HomeObserver, Hypervisor, ImportRequest, ImportSession, InstantRequest, InstantSession, Inventory, MachineSnapshot,
+    MoveRequest, NativeDatastore, NativeDisk, NativeHost, NativeNic, NativeVm, PowerRequest, SnapshotRef,
+    SnapshotRequest,
 };
 use portolan_model::vm::PowerState;
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl Hypervisor for QemuHypervisor {
             power: true,
             snapshots: true,
             instant: true,
-            moves: false,
+            moves: true,
         }
     }
 
@@ -135,6 +136,21 @@ impl Hypervisor for QemuHypervisor {
     async fn delete_snapshot(&self, snapshot: SnapshotRef) -> Result<(), DriverError> {
         let guest = self.host.guest(&snapshot.vm, &snapshot.incarnation).await?;
         Ok(guest.delete_snapshot(&snapshot.snapshot).await?)
+    }
+
+    async fn move_machine(&self, request: MoveRequest, observer: &HomeObserver<'_>) -> Result<NativeVm, DriverError> {
+        let guest = self.host.guest(&request.vm, &request.incarnation).await?;
+        guest.move_to(request, observer).await?;
+        Ok(machine(&guest.spec(), power(guest.observed().state), &guest.addresses()))
+    }
+
+    async fn abandon_move(&self, abandoned: AbandonedMove) -> Result<(), DriverError> {
+        match self.host.guest(&abandoned.vm, &abandoned.incarnation).await {
+            Ok(guest) => guest.abandon_move(abandoned).await,
+            // Its files are gone with it.
+            Err(crate::QemuError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn begin_instant(&self, request: InstantRequest) -> Result<Box<dyn InstantSession>, DriverError> {

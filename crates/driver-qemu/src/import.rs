@@ -200,6 +200,7 @@ impl Import {
         // Nor is its disks' backup begun until the new ones are there.
         let exports = guest.exports.lock().await;
         crate::export::end_offline_within(guest, &exports, "the guest was replaced").await?;
+        guest.end_move().await?;
         let before = guest.spec();
         let spec = plan::spec(&self.host, &self.request, staged, &before.id, Some(&before), all)?;
         let old = plan::files(&before);

@@ -15,7 +15,7 @@
 //! <root>/imports/<token>/                       an import, see [`crate::import`]
 //! ```
 
-use crate::spec::{GuestSpec, SPEC_VERSION};
+use crate::spec::{GuestSpec, Placed, SPEC_VERSION};
 use crate::{QemuError, spec::Phase};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
@@ -84,6 +84,21 @@ impl Layout {
         self.datastores().join(datastore).join(id)
     }
 
+    /// A file of the guest's on a datastore.
+    pub(crate) fn file(&self, id: &str, placed: &Placed) -> PathBuf {
+        self.disks(&placed.datastore, id).join(&placed.file)
+    }
+
+    /// Makes the directory of the guest's disks on that datastore, durably, if it is not there.
+    pub(crate) fn make_disks(&self, datastore: &str, id: &str) -> Result<PathBuf, QemuError> {
+        let dir = self.disks(datastore, id);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(QemuError::file("make", &dir))?;
+        sync_dir(&self.datastores().join(datastore))?;
+        sync_dir(&self.datastores())?;
+        Ok(dir)
+    }
+
     /// Waits for the lock over making and sweeping. For threads that may block.
     pub(crate) fn lock(&self) -> Result<File, QemuError> {
         let path = self.root.join(".lock");
@@ -137,8 +152,7 @@ impl Layout {
         if spec.version != SPEC_VERSION {
             return Err(damaged(format!("version {} is not known", spec.version)));
         }
-        let names = spec.disks.iter().flat_map(|disk| [&disk.id, &disk.datastore, &disk.file]);
-        if spec.id != id || !names.into_iter().all(|name| is_plain(name)) {
+        if spec.id != id || !spec.names().all(is_plain) {
             return Err(damaged("it names what is not its own".into()));
         }
         Ok(Some(spec))
@@ -185,6 +199,10 @@ impl Layout {
     pub(crate) fn remove_guest(&self, spec: &GuestSpec) -> Result<(), QemuError> {
         debug_assert!(spec.phase == Phase::Deleting || spec.is_hidden(), "marked first");
         let mut stores: Vec<&str> = spec.disks.iter().map(|disk| disk.datastore.as_str()).collect();
+        if let Some(moving) = &spec.moving {
+            stores.push(&moving.datastore);
+            stores.extend(moving.left.iter().map(|left| left.datastore.as_str()));
+        }
         stores.sort_unstable();
         stores.dedup();
         for store in stores {
@@ -251,6 +269,24 @@ pub(crate) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
 /// Makes what was done to the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), QemuError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(QemuError::file("write", dir))
+}
+
+/// Removes those files that are there, and directories whose last one that was.
+pub(crate) fn remove_files(paths: &[PathBuf]) -> Result<(), QemuError> {
+    for path in paths {
+        remove_file(path)?;
+        // It is in use as long as there is anything else in it.
+        let _ = path.parent().map(std::fs::remove_dir);
+    }
+    Ok(())
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<(), QemuError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(QemuError::file("remove", path)(e)),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn remove_tree(path: &Path) -> Result<(), QemuError> {

@@ -11,6 +11,7 @@
 //! directory of images is refused before QEMU sees it.
 
 mod accel;
+mod block;
 mod cloud;
 mod command;
 mod daemon;
@@ -26,6 +27,7 @@ mod image;
 mod import;
 mod instant;
 mod layout;
+mod moving;
 mod power;
 mod process;
 mod programs;
@@ -49,6 +51,6 @@ pub use qga::{ExecResult, FreezeStatus, GuestAddress, GuestInterface, MOST_OUTPU
 pub use qmp::{BlockCounters, BlockStats, QemuVersion, Qmp, QmpError, QmpEvent, RunStatus};
 pub use settings::{AccelSetting, DiskMode, QemuSettings, SizeSetting};
 pub use spec::{
-    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, InstantSpec, NicMode, NicSpec, Phase, Reverting,
-    SPEC_VERSION, SnapshotPhase, SnapshotSpec, StopRecord,
+    BaseFile, Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, InstantSpec, MoveStage, Moving, NicMode, NicSpec,
+    Phase, Placed, Reverting, SPEC_VERSION, SnapshotPhase, SnapshotSpec, StopRecord,
 };

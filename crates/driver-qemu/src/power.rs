@@ -2,14 +2,12 @@
 
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
-use crate::qga::ShutdownMode;
-use crate::qmp::QmpError;
 use crate::settings::LONGEST_WAIT;
 use crate::spec::Desired;
 use portolan_driver::PowerAction;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// How long a guest may take to be started or to be reset.
 const SETTLE_LIMIT: Duration = Duration::from_secs(180);
@@ -94,7 +92,7 @@ impl Guest {
     /// Asks the agent, and then the power button; unlike [`Guest::stop`] never pulls the plug, and waits for it.
     async fn shut_down_within(self: &Arc<Self>, within: Duration) -> Result<(), QemuError> {
         use GuestState::{Paused, Running, Stopping};
-        let until = Instant::now() + within.min(LONGEST_WAIT);
+        let within = within.min(LONGEST_WAIT);
         let before = self.shift(&[Running, Paused], Stopping)?;
         if let Err(error) = self.change(|spec| spec.desired = Desired::Stopped).await {
             let _ = self.shift_because(&[Stopping], before.state, before.reason.as_deref());
@@ -106,7 +104,7 @@ impl Guest {
             // First of all: one that was destroyed meanwhile is not touched any more.
             biased;
             () = ending.cancelled() => true,
-            done = self.asked_twice(until, before.state == Paused) => done,
+            done = self.heeds(within.mul_f64(0.7), within.mul_f64(0.3), before.state == Paused) => done,
         };
         if done {
             return Ok(());
@@ -117,24 +115,5 @@ impl Guest {
             Ok(_) => Err(QemuError::Conflict(format!("the guest '{}' runs on: {reason}", self.id()))),
             Err(_) => Ok(()),
         }
-    }
-
-    async fn asked_twice(&self, until: Instant, held_up: bool) -> bool {
-        if held_up && let Ok(qmp) = self.qmp() {
-            let _ = qmp.cont().await;
-        }
-        let left = || until.saturating_duration_since(Instant::now());
-        // A guest whose agent took the word and did nothing may still hear its button.
-        let share = left().mul_f64(0.7);
-        if self.agent_does(ShutdownMode::Powerdown, share, self.has_stopped(share)).await {
-            return true;
-        }
-        if let Ok(qmp) = self.qmp()
-            && let Err(QmpError::Refused { .. }) = qmp.system_powerdown().await
-        {
-            return false;
-        }
-        // Also when its monitor ended: so did it, most likely.
-        self.has_stopped(left()).await
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::QemuError;
 use crate::guest::{Guest, GuestState};
+use crate::moving::BEING_MOVED;
 use crate::process::{KILL_LIMIT, Process};
 use crate::spec::{DiskSpec, ImageFormat, Reverting, SnapshotPhase, SnapshotSpec};
 use portolan_driver::{DriverError, MachineSnapshot, SnapshotRequest};
@@ -95,6 +96,9 @@ impl Guest {
         if spec.reverting.as_ref().is_some_and(|reverting| !reverting.load) {
             return Err(DriverError::Conflict("the guest is being reverted".into()));
         }
+        if spec.is_moving() {
+            return Err(DriverError::Conflict(BEING_MOVED.into()));
+        }
         match self.observed().state {
             GuestState::Running | GuestState::Paused | GuestState::Stopped => Ok(()),
             _ => Err(DriverError::Conflict("the guest is on its way up or down".into())),
@@ -113,7 +117,7 @@ impl Guest {
         if made.memory {
             return self.take_with_memory(made, &disks).await;
         }
-        let one = |disk: &DiskSpec| json!({ "type": "blockdev-snapshot-internal-sync", "data": { "device": disk.id, "name": made.id } });
+        let one = |disk: &DiskSpec| json!({ "type": "blockdev-snapshot-internal-sync", "data": { "device": disk.node(), "name": made.id } });
         let actions: Vec<Value> = disks.iter().map(one).collect();
         let all = json!({ "actions": actions });
         qmp.execute_within("transaction", Some(all), DISK_LIMIT).await.map_err(QemuError::from)?;
@@ -122,7 +126,7 @@ impl Guest {
 
     async fn take_with_memory(&self, made: &SnapshotSpec, disks: &[DiskSpec]) -> Result<(), DriverError> {
         let qmp = self.qmp()?;
-        let nodes: Vec<&str> = disks.iter().map(|disk| disk.id.as_str()).collect();
+        let nodes: Vec<String> = disks.iter().map(DiskSpec::node).collect();
         let wish = json!({ "job-id": made.id, "tag": made.id, "vmstate": nodes.first(), "devices": nodes });
         qmp.execute("snapshot-save", Some(wish)).await.map_err(QemuError::from)?;
         let until = Instant::now() + MEMORY_LIMIT;
@@ -166,7 +170,7 @@ impl Guest {
             if self.observed().state == GuestState::Stopped {
                 self.qemu_img(&["snapshot", "-q", "-d", id], disk, &[], DISK_LIMIT).await?;
             } else {
-                let wish = json!({ "device": disk.id, "name": id });
+                let wish = json!({ "device": disk.node(), "name": id });
                 let delete = "blockdev-snapshot-delete-internal-sync";
                 self.qmp()?.execute_within(delete, Some(wish), DISK_LIMIT).await.map_err(QemuError::from)?;
             }

@@ -59,6 +59,9 @@ pub struct GuestSpec {
     /// The snapshot that it is being reverted to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverting: Option<Reverting>,
+    /// The move of its disks to another datastore that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// How far its making is.
     pub phase: Phase,
     /// What was last asked for.
@@ -138,7 +141,7 @@ impl ImageFormat {
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpec {
-    /// `d0`, `d1`, …: the name of its node in QEMU, and its serial number in the guest.
+    /// `d0`, `d1`, …: its serial number in the guest, and what its nodes in QEMU are called after.
     pub id: String,
     /// Its name for people.
     pub name: String,
@@ -156,6 +159,72 @@ pub struct DiskSpec {
     /// The image that it is a copy of.
     #[serde(default)]
     pub copy_of: Vec<BaseFile>,
+    /// How often it was moved while the guest ran: each time it got another node.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub moved: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_never(times: &u32) -> bool {
+    *times == 0
+}
+
+impl DiskSpec {
+    /// The name of its node in QEMU. A node cannot be given another name: a disk that is moved gets a new one.
+    pub(crate) fn node(&self) -> String {
+        if self.moved == 0 { self.id.clone() } else { format!("{}-m{}", self.id, self.moved) }
+    }
+
+    /// Where its file is.
+    pub(crate) fn placed(&self) -> Placed {
+        Placed { datastore: self.datastore.clone(), file: self.file.clone() }
+    }
+
+    /// The disk as it is when it was brought to that datastore: while the guest runs, and so under another node.
+    pub(crate) fn moved_to(&self, datastore: &str, runs: bool) -> Self {
+        let moved = self.moved.wrapping_add(u32::from(runs));
+        Self { datastore: datastore.to_owned(), moved, ..self.clone() }
+    }
+}
+
+/// A move of a guest's disks to another datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// What named it.
+    pub token: String,
+    /// The newest fence that was seen.
+    pub fence: i64,
+    /// The datastore that the disks are brought to. A disk that the document has there is there.
+    pub datastore: String,
+    /// How far it is.
+    pub stage: MoveStage,
+    /// Whether the guest's processors may be held, and must go on.
+    #[serde(default)]
+    pub go_on: bool,
+    /// What is left of disks that have been moved, and is to be removed.
+    #[serde(default)]
+    pub left: Vec<Placed>,
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveStage {
+    /// The disks are being copied; what is there of copies is of no use to anybody else.
+    Copying,
+    /// QEMU may have some disks in their new places already; the guest stands still until the document says which.
+    Switching,
+    /// All disks are in their new places. Files are left in the former ones.
+    Switched,
+}
+
+/// A file in a guest's directory of a datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The datastore.
+    pub datastore: String,
+    /// The file's name.
+    pub file: String,
 }
 
 /// How a guest comes out of a backup.
@@ -218,6 +287,19 @@ impl GuestSpec {
     /// Whether it is a trial, which is in no listing.
     pub(crate) fn is_hidden(&self) -> bool {
         self.instant.as_ref().is_some_and(|instant| instant.isolated)
+    }
+
+    /// What it names that is part of paths.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let disks = self.disks.iter().flat_map(|disk| [&disk.id, &disk.datastore, &disk.file]);
+        let left = self.moving.iter().flat_map(|moving| &moving.left).flat_map(|left| [&left.datastore, &left.file]);
+        let datastore = self.moving.iter().map(|moving| &moving.datastore);
+        disks.chain(left).chain(datastore).map(String::as_str)
+    }
+
+    /// Whether its disks are being moved, and are not all where they are to be.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| moving.stage != MoveStage::Switched)
     }
 
     /// Whether any of its data is still in a backup.

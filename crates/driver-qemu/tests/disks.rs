@@ -6,21 +6,14 @@
 mod common;
 
 use common::exports::{clean, export, pull, request, same, truth};
-use common::{Place, comes_to, console_says, machines, open, own, wish};
+use common::{Place, comes_to, console_says, machines, open, own, shell, wish};
 use portolan_driver::{Changes, ExportRequest};
 use portolan_driver_qemu::{DiskSpec, Guest, GuestSpec, GuestState, QemuHost};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
-
-async fn shell(guest: &Guest, script: &str) {
-    let mut agent = guest.agent(LIMIT).await.expect("an agent");
-    let done = agent.exec("/bin/sh", &["-c", script], LIMIT).await.expect("it runs");
-    assert_eq!(done.exit_code, Some(0), "{script}: {}", String::from_utf8_lossy(&done.stderr));
-}
 
 /// Turns the guest off, changes what it is, and starts it again, all as an operator does while Portolan is away.
 async fn rebuilt(

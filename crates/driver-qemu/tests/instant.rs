@@ -5,7 +5,7 @@
 mod common;
 mod source;
 
-use common::{LONG, Place, comes_to, console_says, open, own};
+use common::{LONG, Place, comes_to, console_says, open, own, shell};
 use portolan_driver::{AbandonedInstant, DriverError, HomeProgress, Hypervisor, Readiness, Ready};
 use portolan_driver_qemu::{Guest, GuestState, QemuHost, QemuHypervisor};
 use source::{FileSource, demo_backup, wish};
@@ -19,13 +19,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 async fn guest_of(host: &Arc<QemuHost>) -> Arc<Guest> {
     own(host.list().await.unwrap().remove(0))
-}
-
-async fn shell(guest: &Guest, script: &str) -> String {
-    let mut agent = guest.agent(LIMIT).await.unwrap();
-    let done = agent.exec("/bin/sh", &["-c", script], LIMIT).await.unwrap();
-    assert_eq!(done.exit_code, Some(0), "{script}: {done:?}");
-    String::from_utf8(done.stdout).unwrap()
 }
 
 /// The checksum of the backup's first partition, which nobody writes to.

@@ -5,19 +5,13 @@
 mod common;
 
 use common::exports::{abandoned, clean, export, pull, request, same, truth};
-use common::{Place, comes_to, console_says, open, own, wish};
+use common::{Place, comes_to, console_says, open, own, shell, wish};
 use portolan_driver::{Changes, DriverError, ExportRequest, Hypervisor};
 use portolan_driver_qemu::{FreezeStatus, Guest, GuestState, QemuHypervisor};
 use portolan_model::Consistency;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-async fn shell(guest: &Guest, script: &str) {
-    let mut agent = guest.agent(LIMIT).await.expect("an agent");
-    let done = agent.exec("/bin/sh", &["-c", script], LIMIT).await.expect("it runs");
-    assert_eq!(done.exit_code, Some(0), "{script}: {}", String::from_utf8_lossy(&done.stderr));
-}
 
 async fn thawed(guest: &Guest) {
     let status = guest.agent(LIMIT).await.expect("an agent").fsfreeze_status().await.expect("a status");

@@ -80,6 +80,10 @@ impl MachineFixture for Fixture {
         run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", paths[0], paths[1]]);
         std::fs::read(raw).expect("content")
     }
+
+    async fn add_datastore(&self, name: &str) {
+        std::fs::create_dir(self.place.root().join("datastores").join(name)).expect("a directory");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@
 mod common;
 
 use common::exports::{export, request};
-use common::{LONG, Place, comes_to, console_says, machines, open, own, wish};
+use common::{LONG, Place, comes_to, console_says, machines, open, own, shell, wish};
 use portolan_block::BlockError;
 use portolan_driver::{DriverError, Hypervisor, PowerAction, PowerRequest, SnapshotRef, SnapshotRequest};
 use portolan_driver_qemu::{Guest, GuestState, QemuHypervisor};
@@ -13,8 +13,6 @@ use portolan_testkit::driver::{pattern, read_all};
 use serde_json::json;
 use std::process::Command;
 use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 fn snapshot(guest: &Guest, token: &str, memory: bool) -> SnapshotRequest {
     let (vm, incarnation) = (guest.id().to_owned(), guest.spec().incarnation);
@@ -105,19 +103,6 @@ async fn a_way_back_ends_the_backup_of_a_guest_that_is_off() {
     assert_eq!(place.processes(), [0_u32; 0]);
 }
 
-async fn shell(guest: &Guest, script: &str) -> String {
-    let answers = async {
-        while guest.agent(Duration::from_secs(2)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(LONG, answers).await.expect("an agent");
-    let mut agent = guest.agent(LIMIT).await.unwrap();
-    let done = agent.exec("/bin/sh", &["-c", script], LIMIT).await.unwrap();
-    assert_eq!(done.exit_code, Some(0), "{script}: {done:?}");
-    String::from_utf8(done.stdout).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_guest_goes_back_and_through_its_power() {
     let place = Place::with_demo();
@@ -145,7 +130,9 @@ async fn a_real_guest_goes_back_and_through_its_power() {
     let early = hypervisor.power(power(&guest, PowerAction::Shutdown { within })).await;
     assert!(matches!(early, Err(DriverError::Conflict(_))), "{early:?}");
     assert_eq!(guest.observed().state, GuestState::Running);
-    hypervisor.power(power(&guest, PowerAction::Off)).await.unwrap();
+    // Nor now; it is asked until it has.
+    hypervisor.power(power(&guest, PowerAction::Shutdown { within: LONG })).await.unwrap();
+    assert_eq!(guest.observed().reason.as_deref(), Some("guest-shutdown"));
     for id in [&made.native_id, &live.native_id] {
         hypervisor.delete_snapshot(named(&guest, id)).await.unwrap();
     }

@@ -6,6 +6,7 @@
 mod export;
 mod import;
 mod machine;
+mod moves;
 
 use async_trait::async_trait;
 use portolan_block::{BlockSource, ExtentKind};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use export::*;
 pub use import::*;
 pub use machine::*;
+pub use moves::*;
 
 /// A platform that a test can change behind the driver's back.
 #[async_trait]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use portolan_block::BlockError;
-use portolan_driver::{Capabilities, DriverError, Hypervisor};
+use portolan_driver::{Capabilities, DriverError, Hypervisor, NativeDatastore};
 use portolan_testkit::driver::{self, HypervisorFixture, MachineFixture, export_request, import_request, pattern};
 use portolan_testkit::fake_hypervisor::{Call, FakeHypervisor};
 use std::sync::Arc;
@@ -55,6 +55,13 @@ impl MachineFixture for Fixture {
     async fn disk(&self, vm: &str, disk: &str) -> Vec<u8> {
         let vm = self.0.vm_named(vm).expect("a machine");
         self.0.disk(&vm.native_id, disk).expect("a disk")
+    }
+
+    async fn add_datastore(&self, name: &str) {
+        self.0.update(|inventory| {
+            let (native_id, name) = (name.to_owned(), name.to_owned());
+            inventory.datastores.push(NativeDatastore { native_id, name, ..inventory.datastores[0].clone() });
+        });
     }
 }
 

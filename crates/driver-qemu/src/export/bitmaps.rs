@@ -115,6 +115,7 @@ mod tests {
             format: ImageFormat::Qcow2,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         };
         let node = json!({ "dirty-bitmaps": [
             { "name": "portolan-a", "recording": true, "persistent": true, "busy": false },

@@ -17,6 +17,7 @@ use super::bitmaps::{self, Bitmap};
 use super::freeze::{self, Outcome};
 use super::record::{self, Record};
 use crate::QemuError;
+use crate::block::nodes;
 use crate::command::{base_node, device_path, text};
 use crate::guest::{Guest, blocking};
 use crate::qmp::{Qmp, QmpError};
@@ -26,7 +27,6 @@ use portolan_driver::{DriverError, ExportRequest};
 use portolan_model::Consistency;
 use portolan_nbd::{Address, BASE_ALLOCATION, ClientOptions, NbdError, NbdSource};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -61,7 +61,7 @@ pub(super) async fn fix(
     sweep(&qmp, guest, &spec).await?;
     let there = nodes(&qmp).await?;
     let known = record::checkpoints(guest).await?;
-    let of_disk = |disk: &DiskSpec| there.get(&disk.id).map(bitmaps::of_node).unwrap_or_default();
+    let of_disk = |disk: &DiskSpec| there.get(&disk.node()).map(bitmaps::of_node).unwrap_or_default();
     for (disk, recorded) in disks.iter().zip(&mut record.disks) {
         if let Some(since) = request.since.as_ref().filter(|_| bitmaps::can_have(disk)) {
             recorded.lost = bitmaps::why_lost(since, disk, &of_disk(disk), &known);
@@ -77,7 +77,7 @@ pub(super) async fn fix(
     record.go_on = runs && disks.len() > 1;
     record::write(guest, &record).await?;
     stand_still(guest, &qmp, &mut record, &disks, request.quiesce).await?;
-    tell_changes(&qmp, &record, request).await?;
+    tell_changes(&qmp, &record, request, &disks).await?;
     serve(&qmp, &record, &disks).await?;
     drop_spare(&qmp, &record, request, &disks, of_disk).await;
     record.standing = true;
@@ -152,7 +152,7 @@ async fn put_in(qmp: &Qmp, record: &Record, disks: &[&DiskSpec]) -> Result<Optio
     let mut note = None;
     if let Some(checkpoint) = &record.checkpoint {
         let add = |disk: &&DiskSpec| {
-            let data = json!({ "node": disk.id, "name": checkpoint, "persistent": true });
+            let data = json!({ "node": disk.node(), "name": checkpoint, "persistent": true });
             json!({ "type": "block-dirty-bitmap-add", "data": data })
         };
         let actions: Vec<Value> = disks.iter().filter(|disk| bitmaps::can_have(disk)).map(add).collect();
@@ -175,14 +175,19 @@ async fn set_drive(qmp: &Qmp, disk: &DiskSpec, node: &str) -> Result<(), QemuErr
 }
 
 /// Copies what changed since the old checkpoint to where it does not grow any more.
-async fn tell_changes(qmp: &Qmp, record: &Record, request: &ExportRequest) -> Result<(), QemuError> {
+async fn tell_changes(
+    qmp: &Qmp,
+    record: &Record,
+    request: &ExportRequest,
+    disks: &[&DiskSpec],
+) -> Result<(), QemuError> {
     let Some(since) = &request.since else { return Ok(()) };
     let pull = record.pull();
     let mut actions = Vec::new();
-    for disk in record.disks.iter().filter(|disk| disk.tells) {
-        let add = json!({ "node": disk.id, "name": pull, "disabled": true });
+    for (disk, _) in disks.iter().zip(&record.disks).filter(|(_, recorded)| recorded.tells) {
+        let add = json!({ "node": disk.node(), "name": pull, "disabled": true });
         actions.push(json!({ "type": "block-dirty-bitmap-add", "data": add }));
-        let merge = json!({ "node": disk.id, "target": pull, "bitmaps": [since] });
+        let merge = json!({ "node": disk.node(), "target": pull, "bitmaps": [since] });
         actions.push(json!({ "type": "block-dirty-bitmap-merge", "data": merge }));
     }
     if actions.is_empty() {
@@ -195,13 +200,13 @@ async fn serve(qmp: &Qmp, record: &Record, disks: &[&DiskSpec]) -> Result<(), Qe
     // QEMU works in the guest's directory: the path is short, however long that of the directory is.
     let address = json!({ "type": "unix", "data": { "path": SOCKET } });
     run(qmp, "nbd-server-start", json!({ "addr": address, "max-connections": 0 })).await?;
-    for disk in &record.disks {
+    for (disk, recorded) in disks.iter().zip(&record.disks) {
         let access = node_name(ACCESS, &record.session, &disk.id);
         let filter = node_name(FILTER, &record.session, &disk.id);
         run(qmp, "blockdev-add", json!({ "driver": "snapshot-access", "node-name": access, "file": filter })).await?;
         let mut export = json!({ "type": "nbd", "id": access, "node-name": access, "name": disk.id });
-        if disk.tells {
-            export["bitmaps"] = json!([{ "node": disk.id, "name": record.pull() }]);
+        if recorded.tells {
+            export["bitmaps"] = json!([{ "node": disk.node(), "name": record.pull() }]);
         }
         run(qmp, "block-export-add", export).await?;
     }
@@ -238,7 +243,7 @@ async fn prepare(qmp: &Qmp, guest: &Guest, record: &Record, disk: &DiskSpec) -> 
         // The guest may give back space meanwhile, as it may without the filter.
         "discard": "unmap",
         "node-name": node_name(FILTER, &record.session, &disk.id),
-        "file": disk.id,
+        "file": disk.node(),
         "target": target,
         "on-cbw-error": "break-snapshot",
         "cbw-timeout": SCRATCH_SECONDS,
@@ -260,7 +265,7 @@ async fn drop_spare(
             if wanted && !bitmaps::is_spare(&bitmap.name, record.checkpoint.as_deref(), request) {
                 continue;
             }
-            if let Err(error) = remove_bitmap(qmp, &disk.id, &bitmap.name).await {
+            if let Err(error) = remove_bitmap(qmp, &disk.node(), &bitmap.name).await {
                 tracing::warn!(disk = disk.id, bitmap = bitmap.name, %error, "a checkpoint was not removed");
             }
         }
@@ -306,9 +311,9 @@ pub(super) async fn end(guest: &Guest, record: &Record, keep: bool) -> Result<()
     let Some(checkpoint) = record.checkpoint.as_ref().filter(|_| !keep) else { return Ok(()) };
     let there = nodes(&qmp).await?;
     for disk in &spec.disks {
-        let found = there.get(&disk.id).map(bitmaps::of_node).unwrap_or_default();
+        let found = there.get(&disk.node()).map(bitmaps::of_node).unwrap_or_default();
         if found.iter().any(|bitmap| bitmap.name == *checkpoint) {
-            remove_bitmap(&qmp, &disk.id, checkpoint).await?;
+            remove_bitmap(&qmp, &disk.node(), checkpoint).await?;
         }
     }
     Ok(())
@@ -337,7 +342,7 @@ async fn sweep(qmp: &Qmp, guest: &Guest, spec: &GuestSpec) -> Result<(), QemuErr
             let wish = json!({ "path": device_path(disk), "property": "drive" });
             let now = run(qmp, "qom-get", wish).await?;
             if now.as_str().is_some_and(|node| node.starts_with(FILTER)) {
-                set_drive(qmp, disk, &disk.id).await?;
+                set_drive(qmp, disk, &disk.node()).await?;
             }
         }
         for name in named(FILTER).into_iter().chain(named(SCRATCH)) {
@@ -345,9 +350,9 @@ async fn sweep(qmp: &Qmp, guest: &Guest, spec: &GuestSpec) -> Result<(), QemuErr
         }
     }
     for disk in &spec.disks {
-        let found = there.get(&disk.id).map(bitmaps::of_node).unwrap_or_default();
+        let found = there.get(&disk.node()).map(bitmaps::of_node).unwrap_or_default();
         for bitmap in found.iter().filter(|bitmap| bitmap.name.starts_with(PULL)) {
-            remove_bitmap(qmp, &disk.id, &bitmap.name).await?;
+            remove_bitmap(qmp, &disk.node(), &bitmap.name).await?;
         }
     }
     remove_files(guest).await
@@ -377,13 +382,6 @@ fn scratch(guest: &Guest, disk: &DiskSpec) -> PathBuf {
 /// QEMU takes names of 31 characters.
 fn node_name(kind: &str, session: &str, disk: &str) -> String {
     format!("{kind}{session}-{disk}")
-}
-
-/// QEMU's nodes by their names.
-async fn nodes(qmp: &Qmp) -> Result<BTreeMap<String, Value>, QemuError> {
-    let told = run(qmp, "query-named-block-nodes", json!({ "flat": true })).await?;
-    let all = told.as_array().cloned().unwrap_or_default();
-    Ok(all.into_iter().filter_map(|node| Some((node["node-name"].as_str()?.to_owned(), node))).collect())
 }
 
 async fn run(qmp: &Qmp, command: &str, arguments: Value) -> Result<Value, QemuError> {

@@ -97,8 +97,8 @@ impl Guest {
             }
         }
         tracing::info!(guest = self.id(), pid = self.pid(), "a running guest was taken over");
-        let guest = self.clone();
-        self.shared.spawn(crate::export::recover(guest));
+        self.shared.spawn(crate::export::recover(self.clone()));
+        self.shared.spawn(self.clone().recover_move());
     }
 
     fn attach(self: &Arc<Self>, process: Process, child: Option<Child>, qmp: Option<Qmp>, status: &RunStatus) {
@@ -187,17 +187,11 @@ impl Guest {
                 continue;
             }
             let part = dir.join(format!(".{}.part", disk.file));
-            let (layout, images) = (self.shared.layout.clone(), self.shared.layout.images());
-            let (made, bases, old) = (dir.clone(), [disk.base.clone(), disk.copy_of.clone()], part.clone());
+            let (layout, store, id) = (self.shared.layout.clone(), disk.datastore.clone(), self.id.clone());
+            let (bases, old) = ([disk.base.clone(), disk.copy_of.clone()], part.clone());
             self.files(move || {
-                bases.iter().try_for_each(|chain| image::unchanged(&images, chain))?;
-                use std::os::unix::fs::DirBuilderExt;
-                let directory = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&made);
-                directory.map_err(QemuError::file("make", &made))?;
-                if let Some(store) = made.parent() {
-                    sync_dir(store)?;
-                    sync_dir(&layout.datastores())?;
-                }
+                bases.iter().try_for_each(|chain| image::unchanged(&layout.images(), chain))?;
+                layout.make_disks(&store, &id)?;
                 let _ = std::fs::remove_file(old);
                 Ok(())
             })
@@ -216,19 +210,21 @@ impl Guest {
     }
 
     async fn make_disk(&self, disk: &DiskSpec, part: &Path) -> Result<(), QemuError> {
+        let Some(source) = disk.copy_of.first() else { return self.create_disk(disk, part).await };
         let qemu_img = || Command::new(&self.shared.programs.qemu_img);
-        let size = disk.size_bytes.to_string();
-        if let Some(source) = disk.copy_of.first() {
-            let mut copy = qemu_img();
-            copy.args(["convert", "-q", "-O", disk.format.name(), "--image-opts"]);
-            copy.arg(image::image_options(&self.shared.layout.images().join(&source.file), source.format));
-            run(copy.arg(part), DISK_LIMIT).await?;
-            let mut resize = qemu_img();
-            resize.args(["resize", "-q", "-f", disk.format.name()]).arg(part).arg(&size);
-            run(&mut resize, DISK_LIMIT).await?;
-            return Ok(());
-        }
-        let mut create = qemu_img();
+        let mut copy = qemu_img();
+        copy.args(["convert", "-q", "-O", disk.format.name(), "--image-opts"]);
+        copy.arg(image::image_options(&self.shared.layout.images().join(&source.file), source.format));
+        run(copy.arg(part), DISK_LIMIT).await?;
+        let mut resize = qemu_img();
+        resize.args(["resize", "-q", "-f", disk.format.name()]).arg(part).arg(disk.size_bytes.to_string());
+        run(&mut resize, DISK_LIMIT).await?;
+        Ok(())
+    }
+
+    /// Makes an image of the disk's size that nothing is written to yet, over what lies below the disk.
+    pub(crate) async fn create_disk(&self, disk: &DiskSpec, path: &Path) -> Result<(), QemuError> {
+        let mut create = Command::new(&self.shared.programs.qemu_img);
         create.args(["create", "-q", "-f", disk.format.name()]);
         if self.spec().is_remote(&disk.id) {
             // For other programs: they must fail, and not take what is missing for zeros.
@@ -240,7 +236,7 @@ impl Guest {
             let below = format!("../../../images/{}", base.file);
             create.args(["-u", "-F", base.format.name(), "-b", &below]);
         }
-        run(create.arg(part).arg(&size), DISK_LIMIT).await?;
+        run(create.arg(path).arg(disk.size_bytes.to_string()), DISK_LIMIT).await?;
         Ok(())
     }
 }

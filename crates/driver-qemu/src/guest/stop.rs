@@ -8,11 +8,13 @@ use crate::spec::{Desired, Phase};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long QEMU may take to end when it is told to.
 const QUIT_LIMIT: Duration = Duration::from_secs(20);
+/// How long a guest has to show that it shuts down, before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// How long a guest that was reset may take to show it.
 const RESET_LIMIT: Duration = Duration::from_secs(10);
 
@@ -41,17 +43,7 @@ impl Guest {
 
     async fn shut_down(&self, held_up: bool) {
         let (by_agent, by_button) = (self.shared.settings.agent_stop(), self.shared.settings.acpi_stop());
-        if held_up && let Ok(qmp) = self.qmp() {
-            let _ = qmp.cont().await;
-        }
-        if !by_agent.is_zero() && self.agent_does(ShutdownMode::Powerdown, by_agent, self.has_stopped(by_agent)).await {
-            return;
-        }
-        if !by_button.is_zero()
-            && let Ok(qmp) = self.qmp()
-            && qmp.system_powerdown().await.is_ok()
-            && self.has_stopped(by_button).await
-        {
+        if self.heeds(by_agent, by_button, held_up).await {
             return;
         }
         if self.shared.settings.force_stop {
@@ -63,6 +55,39 @@ impl Guest {
         // It may have ended meanwhile.
         let reason = Some("it did not shut down when it was asked to");
         let _ = self.shift_because(&[GuestState::Stopping], GuestState::Running, reason);
+    }
+
+    /// Asks it to shut down, and says whether it does: through its agent, which has `by_agent` for it, and by its power
+    /// button, for which there is `by_button` on top. A guest that is still booting hears neither, and one whose agent
+    /// took the word and did nothing may still hear its button: it is asked again and again.
+    pub(crate) async fn heeds(&self, by_agent: Duration, by_button: Duration, held_up: bool) -> bool {
+        if held_up && let Ok(qmp) = self.qmp() {
+            let _ = qmp.cont().await;
+        }
+        let begun = Instant::now();
+        let left = |limit: Duration| limit.saturating_sub(begun.elapsed());
+        let all = by_agent + by_button;
+        let mut told = by_agent.is_zero();
+        while !left(all).is_zero() {
+            if !told {
+                let share = left(by_agent).max(ASK_AGAIN).min(left(all));
+                match self.agent_does(ShutdownMode::Powerdown, share, self.has_stopped(share)).await {
+                    Some(true) => return true,
+                    Some(false) => told = true,
+                    None => {}
+                }
+            }
+            // Where the monitor has ended, so has QEMU, most likely.
+            if !by_button.is_zero()
+                && let Ok(qmp) = self.qmp()
+            {
+                let _ = qmp.system_powerdown().await;
+            }
+            if self.has_stopped(left(all).min(ASK_AGAIN)).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Turns it off at once.
@@ -96,7 +121,9 @@ impl Guest {
 
     async fn start_again(&self) {
         let by_agent = self.shared.settings.agent_stop();
-        if !by_agent.is_zero() && self.agent_does(ShutdownMode::Reboot, by_agent, self.has_reset(by_agent)).await {
+        if !by_agent.is_zero()
+            && self.agent_does(ShutdownMode::Reboot, by_agent, self.has_reset(by_agent)).await == Some(true)
+        {
             return;
         }
         let done = match self.qmp() {
@@ -117,20 +144,13 @@ impl Guest {
         timeout(limit, seen.wait_for(|seen| seen.state != GuestState::Rebooting)).await.is_ok()
     }
 
-    /// Has the agent do it, if there is one, and waits until `done` says whether that came to be.
-    pub(crate) async fn agent_does(
-        &self,
-        mode: ShutdownMode,
-        limit: Duration,
-        done: impl Future<Output = bool>,
-    ) -> bool {
-        let Ok(mut agent) = self.agent(AGENT_LIMIT.min(limit)).await else { return false };
-        if agent.shutdown(mode).await.is_err() {
-            return false;
-        }
+    /// Has the agent do it, and waits until `done` says whether that came to be. Nothing where there is no agent.
+    async fn agent_does(&self, mode: ShutdownMode, limit: Duration, done: impl Future<Output = bool>) -> Option<bool> {
+        let mut agent = self.agent(AGENT_LIMIT.min(limit)).await.ok()?;
+        agent.shutdown(mode).await.ok()?;
         tokio::select! {
-            done = done => done,
-            () = agent.refused() => false,
+            done = done => Some(done),
+            () = agent.refused() => Some(false),
         }
     }
 

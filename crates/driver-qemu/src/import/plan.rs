@@ -1,12 +1,12 @@
 //! What an import makes, and whether it may.
 
-use super::staged::{Phase, Placed, Staged, StagedDisk, Wish, disk_id};
+use super::staged::{Phase, Staged, StagedDisk, Wish, disk_id};
 use crate::QemuError;
 use crate::guest::blocking;
 use crate::host::{QemuHost, Seen};
 use crate::hypervisor::HOST;
 use crate::layout::{DEFAULT_DATASTORE, document, is_plain};
-use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, MOST_DISKS, MOST_NICS};
+use crate::spec::{Desired, DiskSpec, GuestSpec, ImageFormat, ImportMark, MOST_DISKS, MOST_NICS, Placed};
 use portolan_driver::{DriverError, ImportRequest};
 use std::collections::HashSet;
 
@@ -121,6 +121,7 @@ pub(super) fn spec(
             format: disk.format,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         }
     });
     let disks = disks.collect();
@@ -142,7 +143,7 @@ pub(super) fn spec(
 
 /// The files of a guest's disks.
 pub(super) fn files(spec: &GuestSpec) -> Vec<Placed> {
-    spec.disks.iter().map(|disk| Placed { datastore: disk.datastore.clone(), file: disk.file.clone() }).collect()
+    spec.disks.iter().map(DiskSpec::placed).collect()
 }
 
 impl QemuHost {

@@ -4,9 +4,9 @@ use crate::QemuError;
 use crate::command::text;
 use crate::daemon::Daemon;
 use crate::guest::{Shared, blocking};
-use crate::layout::{Layout, open_private, remove_tree, sync_dir, write_durably};
+use crate::layout::{Layout, open_private, remove_files, remove_tree, sync_dir, write_durably};
 use crate::programs::run;
-use crate::spec::ImageFormat;
+use crate::spec::{ImageFormat, Placed};
 use portolan_driver::ImportRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -36,13 +36,6 @@ pub(super) struct StagedDisk {
     pub(super) size_bytes: u64,
     pub(super) format: ImageFormat,
     pub(super) datastore: String,
-}
-
-/// A file in a guest's directory of a datastore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Placed {
-    pub(super) datastore: String,
-    pub(super) file: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,12 +201,12 @@ pub(super) async fn move_disks(shared: &Shared, staged: &Staged) -> Result<(), Q
 /// Removes what is left of an import that has made its guest, and what the guest replaced.
 pub(super) async fn clear_committed(shared: &Shared, token: &str) -> Result<(), QemuError> {
     let Some(staged) = read(shared, token).await? else { return Ok(()) };
+    let layout = &shared.layout;
     let old = match &staged.phase {
         Phase::Committing { guest, old, .. } => {
-            let layout = &shared.layout;
             // Checkpoints of disks that are gone, and what told the guest before who it is.
             let besides = ["checkpoints.json", crate::layout::SEED].map(|name| layout.guest(guest).join(name));
-            let replaced = old.iter().map(|one| layout.disks(&one.datastore, guest).join(&one.file));
+            let replaced = old.iter().map(|one| layout.file(guest, one));
             if old.is_empty() { Vec::new() } else { replaced.chain(besides).collect() }
         }
         _ => Vec::new(),
@@ -224,9 +217,7 @@ pub(super) async fn clear_committed(shared: &Shared, token: &str) -> Result<(), 
 /// Removes all of an import that made no guest.
 pub(super) async fn discard(shared: &Shared, staged: &Staged) -> Result<(), QemuError> {
     let moved = match &staged.phase {
-        Phase::Committing { guest, files, .. } => {
-            files.iter().map(|one| shared.layout.disks(&one.datastore, guest).join(&one.file)).collect()
-        }
+        Phase::Committing { guest, files, .. } => files.iter().map(|one| shared.layout.file(guest, one)).collect(),
         _ => Vec::new(),
     };
     remove(shared, staged, moved).await
@@ -236,14 +227,7 @@ async fn remove(shared: &Shared, staged: &Staged, files: Vec<PathBuf>) -> Result
     let (stores, dir) = (staged.stores(&shared.layout), dir(&shared.layout, &staged.token));
     Daemon::new(dir.clone(), DAEMON).end(false).await?;
     blocking(move || {
-        for path in files {
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(QemuError::file("remove", &path)(e)),
-                _ => {}
-            }
-            // A directory that this import made goes with its last file.
-            let _ = path.parent().map(std::fs::remove_dir);
-        }
+        remove_files(&files)?;
         stores.iter().try_for_each(|store| remove_tree(store))?;
         // Last, because it says what there is to remove.
         remove_tree(&dir)

@@ -6,15 +6,14 @@
 
 use super::Claim;
 use crate::QemuError;
+use crate::block::{Jobs, failure, flush, part};
 use crate::command::backup_name;
 use crate::guest::Guest;
-use crate::qmp::{Qmp, QmpEvent};
+use crate::qmp::Qmp;
 use portolan_driver::{DriverError, HomeObserver, HomeProgress};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::TryRecvError;
 use tokio::time::sleep;
 
 /// How often it is looked how far the data is.
@@ -52,7 +51,8 @@ impl Guest {
         loop {
             self.is_held_by(claim)?;
             let (mut done, mut home, mut halted) = (0, 0, Vec::new());
-            let (jobs, stats) = look(&qmp).await?;
+            let jobs = Jobs::query(&qmp).await?;
+            let stats = qmp.execute("query-blockstats", None).await.map_err(QemuError::from)?;
             for disk in &disks {
                 match state(&disk.id, &jobs, &stats) {
                     Disk::Home => {
@@ -122,35 +122,15 @@ fn job_of(disk: &str) -> String {
     format!("home-{disk}")
 }
 
-fn part(so_far: HomeProgress, size: u64) -> u64 {
-    if so_far.total == 0 {
-        return 0;
-    }
-    let share = u128::from(so_far.done.min(so_far.total)) * u128::from(size) / u128::from(so_far.total);
-    u64::try_from(share).unwrap_or(size)
-}
-
-async fn look(qmp: &Qmp) -> Result<(Value, Value), QemuError> {
-    let jobs = qmp.execute("query-jobs", None).await?;
-    // Not `query-named-block-nodes`: QEMU 10.0 dies of that while a job of this kind is ending.
-    let stats = qmp.execute("query-blockstats", None).await?;
-    Ok((jobs, stats))
-}
-
-fn state(disk: &str, jobs: &Value, stats: &Value) -> Disk {
-    let name = job_of(disk);
-    let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == name.as_str());
-    let Some(job) = job else {
+fn state(disk: &str, jobs: &Jobs, stats: &Value) -> Disk {
+    let job = job_of(disk);
+    let Some((status, so_far)) = jobs.get(&job) else {
         // The counters of a node have those of what lies below it within them.
         let alone = node(stats, disk).is_some_and(|node| node.get("backing").is_none());
         return if alone { Disk::Home } else { Disk::Idle };
     };
-    let so_far = HomeProgress {
-        done: job["current-progress"].as_u64().unwrap_or(0),
-        total: job["total-progress"].as_u64().unwrap_or(0),
-    };
-    match job["status"].as_str() {
-        Some("paused" | "standby") => Disk::Halted(so_far),
+    match status {
+        "paused" | "standby" => Disk::Halted(so_far),
         _ => Disk::Moving(so_far),
     }
 }
@@ -170,27 +150,4 @@ async fn begin(qmp: &Qmp, disk: &str) -> Result<(), QemuError> {
     let wish = json!({ "job-id": job_of(disk), "device": disk, "on-error": "stop" });
     qmp.execute("block-stream", Some(wish)).await?;
     Ok(())
-}
-
-/// What QEMU last said of a job that failed.
-fn failure(events: &mut broadcast::Receiver<QmpEvent>) -> Option<String> {
-    let mut last = None;
-    loop {
-        match events.try_recv() {
-            Ok(event) if event.name == "BLOCK_JOB_COMPLETED" => {
-                last = event.data["error"].as_str().map(str::to_owned).or(last);
-            }
-            Ok(_) | Err(TryRecvError::Lagged(_)) => {}
-            Err(_) => return last,
-        }
-    }
-}
-
-/// QEMU has no command of its own for this, short of holding the guest up.
-async fn flush(qmp: &Qmp, disk: &str) -> Result<(), QemuError> {
-    let said = qmp.execute("human-monitor-command", Some(json!({ "command-line": format!("qemu-io {disk} flush") })));
-    match said.await?.as_str().map(str::trim) {
-        Some("") => Ok(()),
-        other => Err(QemuError::Conflict(format!("a disk cannot be flushed: {}", other.unwrap_or_default()))),
-    }
 }

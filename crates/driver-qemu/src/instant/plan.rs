@@ -90,6 +90,7 @@ impl QemuHost {
             format: ImageFormat::Qcow2,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         };
         let disks: Vec<DiskSpec> = wish.disks.iter().enumerate().map(disk).collect();
         let cards = match &wish.template {

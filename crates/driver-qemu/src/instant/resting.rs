@@ -7,28 +7,16 @@
 use super::Claim;
 use crate::QemuError;
 use crate::command::text;
-use crate::guest::{Guest, GuestState};
+use crate::guest::{Disturbed, Guest, GuestState};
 use crate::spec::{DiskSpec, Phase};
 use portolan_driver::{DriverError, HomeObserver, HomeProgress};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use tokio::time::sleep;
 
-/// How often it is looked whether somebody newer has taken over.
-const POLL: Duration = Duration::from_millis(500);
 /// How much of a complaint is kept.
 const COMPLAINT: u64 = 2000;
-
-/// Why the copying ends early.
-enum Stop {
-    /// The guest is to run.
-    Started,
-    /// It is not this attempt's any more.
-    Lost(DriverError),
-}
 
 impl Guest {
     /// Brings the data home. Says whether it is: one that runs, or is to be started meanwhile, is not kept from that.
@@ -40,18 +28,18 @@ impl Guest {
         let _turn = self.turn.lock().await;
         self.is_held_by(claim)?;
         let spec = self.spec();
-        let rests = self.observed().state == GuestState::Stopped && spec.phase == Phase::Ready;
-        if !rests || self.find_process().await?.is_some() {
+        if self.observed().state != GuestState::Stopped || spec.phase != Phase::Ready {
             return Ok(false);
         }
+        self.has_no_process().await?;
         let disks: Vec<_> = spec.disks.iter().filter(|disk| spec.is_remote(&disk.id)).collect();
         let total = disks.iter().map(|disk| disk.size_bytes).sum();
         let mut done = 0;
         for disk in disks {
             observer(HomeProgress { done, total });
-            match self.copy_home(disk, self.is_disturbed(claim)).await? {
-                Some(Stop::Started) => return Ok(false),
-                Some(Stop::Lost(error)) => return Err(error),
+            match self.copy_home(disk, self.is_disturbed(|| self.is_held_by(claim))).await? {
+                Some(Disturbed::Started) => return Ok(false),
+                Some(Disturbed::Lost(error)) => return Err(error),
                 None => done += disk.size_bytes,
             }
         }
@@ -61,31 +49,12 @@ impl Guest {
         Ok(true)
     }
 
-    /// Ends when the guest is to be started, or is somebody else's.
-    async fn is_disturbed(&self, claim: &Claim) -> Stop {
-        let (ending, mut seen) = (self.ending(), self.observe());
-        let newer = async {
-            loop {
-                match self.is_held_by(claim) {
-                    Ok(()) => sleep(POLL).await,
-                    Err(error) => return error,
-                }
-            }
-        };
-        let gone = || DriverError::from(QemuError::NotFound { what: "guest", id: self.id().to_owned() });
-        tokio::select! {
-            () = ending.cancelled() => Stop::Lost(gone()),
-            _ = seen.wait_for(|seen| seen.state != GuestState::Stopped) => Stop::Started,
-            error = newer => Stop::Lost(error),
-        }
-    }
-
     async fn copy_home(
         &self,
         disk: &DiskSpec,
-        disturbed: impl Future<Output = Stop>,
-    ) -> Result<Option<Stop>, DriverError> {
-        let path = self.shared.layout.disks(&disk.datastore, self.id()).join(&disk.file);
+        disturbed: impl Future<Output = Disturbed>,
+    ) -> Result<Option<Disturbed>, DriverError> {
+        let path = self.shared.layout.file(self.id(), &disk.placed());
         let failed = |why: String| QemuError::Program(format!("qemu-img failed to bring a disk home: {why}"));
         let mut rebase = Command::new(&self.shared.programs.qemu_img);
         // The disk's header, which the driver wrote and no guest can, names the backup as it is seen from here.

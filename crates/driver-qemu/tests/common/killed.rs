@@ -38,10 +38,15 @@ pub(crate) async fn appears(root: &Path, parent: &str, name: &str) {
         let mut dirs = dirs.chain([root.to_owned()]);
         dirs.any(|dir: PathBuf| dir.join(name).symlink_metadata().is_ok())
     };
+    until(&format!("{parent}/*/{name}"), there).await;
+}
+
+/// Waits until that is so.
+pub(crate) async fn until(what: &str, is: impl Fn() -> bool) {
     let seen = async {
-        while !there() {
+        while !is() {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
     };
-    tokio::time::timeout(LONG, seen).await.unwrap_or_else(|_| panic!("{parent}/*/{name} never came"));
+    tokio::time::timeout(LONG, seen).await.unwrap_or_else(|_| panic!("{what} never came"));
 }

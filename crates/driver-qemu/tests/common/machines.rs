@@ -42,6 +42,7 @@ pub(crate) fn make(place: &Place, name: &str, disks: &[(&str, Vec<u8>)]) -> Gues
             format: ImageFormat::Qcow2,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         });
     }
     let spec: GuestSpec = serde_json::from_value(json!({

@@ -149,6 +149,21 @@ pub(crate) async fn comes_to(guest: &Guest, state: GuestState) {
     }
 }
 
+/// Runs a script in the guest, as soon as its agent answers. What it says.
+pub(crate) async fn shell(guest: &Guest, script: &str) -> String {
+    const ANSWER: Duration = Duration::from_secs(60);
+    let answers = async {
+        while guest.agent(Duration::from_secs(2)).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, answers).await.expect("an agent");
+    let mut agent = guest.agent(ANSWER).await.expect("an agent");
+    let done = agent.exec("/bin/sh", &["-c", script], ANSWER).await.expect("it runs");
+    assert_eq!(done.exit_code, Some(0), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("text")
+}
+
 /// Waits until the console says this often enough.
 pub(crate) async fn console_says(guest: &Guest, words: &str) {
     let text = || String::from_utf8_lossy(&std::fs::read(guest.console()).unwrap_or_default()).into_owned();

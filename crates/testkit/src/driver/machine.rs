@@ -1,6 +1,6 @@
 //! Conformance of power, snapshots and machines that run from a backup.
 
-use super::{HypervisorFixture, find, pattern};
+use super::{HypervisorFixture, find, moves_all, pattern};
 use async_trait::async_trait;
 use portolan_block::{BlockSource, MemorySource};
 use portolan_driver::{
@@ -16,6 +16,9 @@ use std::time::Duration;
 pub trait MachineFixture: HypervisorFixture {
     /// What the disk of a machine that is off holds.
     async fn disk(&self, vm: &str, disk: &str) -> Vec<u8>;
+
+    /// Makes one more datastore, whose native id is its name.
+    async fn add_datastore(&self, name: &str);
 }
 
 /// The cases of what the driver can do, each on a platform of its own. What it cannot do must be `Unsupported`.
@@ -38,6 +41,7 @@ pub async fn machines_all<F: MachineFixture>(make: impl Fn() -> F) {
         a_trial_is_seen_by_nobody(&make()).await;
         bad_wishes_are_refused(&make()).await;
     }
+    moves_all(&make).await;
     unsupported_machines(&make()).await;
 }
 

@@ -1,7 +1,7 @@
 //! A guest of QEMU: started, backed up while it writes, destroyed, restored, and booted again.
 
+mod clients;
 mod image;
-mod nodes;
 
 use super::api::{Api, Figures, text};
 use super::walk::{Say, blocking, machine};
@@ -9,10 +9,9 @@ use crate::config::Surroundings;
 use crate::error::{Failure, OrFail};
 use crate::output::{self, bytes_bar, spinner};
 use crate::server::Server;
-use nodes::Nodes;
-use portolan_driver::PowerAction;
+use clients::{Nodes, Operators};
 use portolan_driver_qemu::{Programs, QemuSettings};
-use portolan_model::{Caller, Secret, VmId};
+use portolan_model::Secret;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,8 +98,8 @@ pub(super) async fn run(
     let guest = machine(api, NAME).await?;
     say.done(began, "it is there again, off");
 
-    let began = say.begin("boot it, until its agent answers");
-    turn_on(server, &guest).await?;
+    let began = say.begin("boot it by way of the management API, until its agent answers");
+    Operators::new(server, password)?.turn_on(&guest).await?;
     let id = only_guest(&guests)?;
     // It counts: the backup knows of the first one.
     booted(&guests.join(&id), 2).await?;
@@ -164,13 +163,6 @@ async fn booted(guest: &Path, nth: u32) -> Result<(), Failure> {
         let hint = format!("its console is in {}", console.display());
         Err(Failure::new(format!("the guest does not boot within {} s", BOOT.as_secs())).hint(hint))
     })
-}
-
-/// Turns a machine on.
-async fn turn_on(server: &Server, machine: &str) -> Result<(), Failure> {
-    let vm: VmId = machine.parse().or_fail(|| format!("'{machine}' is no machine"))?;
-    let begun = server.core.portolan.inventory.power(&Caller::system(), vm, PowerAction::Start).await;
-    begun.or_fail(|| "the restored guest cannot be turned on".into()).map(drop)
 }
 
 /// The only guest that there is.

@@ -70,6 +70,7 @@ impl Machine {
             format: ImageFormat::Qcow2,
             base: Vec::new(),
             copy_of: Vec::new(),
+            moved: 0,
         };
         let first = info["virtual-size"].as_u64().ok_or("qemu-img tells no size")?;
         let disks = [disk(0, SYSTEM, first), disk(1, DATA, size)];
