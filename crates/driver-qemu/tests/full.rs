@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::exports::{clean, export, request};
 use common::{Place, comes_to, machines};
 use portolan_block::BlockError;
-use portolan_driver::{DriverError, Hypervisor};
+use portolan_driver::{AbandonedMove, DriverError, Hypervisor, MoveRequest};
 use portolan_driver_qemu::{GuestState, QemuHypervisor};
 use portolan_testkit::driver::{import_request, pattern, read_all};
 use std::path::PathBuf;
@@ -23,8 +23,12 @@ struct Small {
 
 impl Small {
     fn new(mib: usize) -> Self {
+        Self::named("default", mib)
+    }
+
+    fn named(name: &str, mib: usize) -> Self {
         let place = Place::new();
-        let store = place.root().join("datastores/default");
+        let store = place.root().join("datastores").join(name);
         std::fs::create_dir_all(&store).unwrap();
         let size = format!("size={mib}m,mode=0700");
         machines::run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", machines::text(&store)]);
@@ -89,4 +93,37 @@ async fn a_restore_without_room_says_so_and_leaves_nothing() {
     session.abort().await.unwrap();
     assert_eq!(machines::names(&small.store), [""; 0]);
     assert!(small.place.helpers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_without_room_leaves_the_guest_where_it_was() {
+    let small = Small::named("small", 2);
+    let place = &small.place;
+    let host = place.open().await;
+    let hypervisor = QemuHypervisor::new(host.clone());
+    let spec = machines::make(place, "alpha", &[("root", pattern(1, MIB)), ("data", pattern(2, 6 * MIB))]);
+    let guest = host.guest(&spec.id, &spec.incarnation).await.unwrap();
+    for runs in [false, true] {
+        if runs {
+            guest.start().await.unwrap();
+            comes_to(&guest, GuestState::Running).await;
+        }
+        let (vm, incarnation, token) = (spec.id.clone(), spec.incarnation.clone(), format!("runs: {runs}"));
+        let datastore = "small".to_owned();
+        let wish =
+            MoveRequest { vm: vm.clone(), incarnation: incarnation.clone(), token: token.clone(), fence: 1, datastore };
+        for _ in 0..2 {
+            let moved = hypervisor.move_machine(wish.clone(), &|_| {}).await;
+            assert!(matches!(moved, Err(DriverError::NoSpace(_))), "{runs}: {moved:?}");
+        }
+        hypervisor.abandon_move(AbandonedMove { vm, incarnation, token, fence: 1 }).await.unwrap();
+        assert_eq!((guest.spec().moving, guest.spec().disks), (None, spec.disks.clone()));
+        assert_eq!(machines::names(&small.store), [""; 0]);
+        if runs {
+            clean(place, &guest, &[]).await;
+        }
+        let session = export(&host, request(&guest, &format!("{runs}"), 1)).await;
+        assert!(read_all(&session.exported().disks[1].source).await.unwrap() == pattern(2, 6 * MIB));
+        session.release(false).await.unwrap();
+    }
 }

@@ -15,6 +15,7 @@ impl Host {
     fn new(site: &Site) -> Self {
         let root = site.dir().join("qemu");
         std::fs::create_dir_all(root.join("images")).unwrap();
+        std::fs::create_dir_all(root.join("datastores/second")).unwrap();
         std::fs::copy(demo_guest::image().unwrap(), root.join("images/demo.qcow2")).unwrap();
         Self(root)
     }
@@ -34,9 +35,10 @@ impl Host {
         names.filter(|name| !name.starts_with('.')).collect()
     }
 
-    /// The guest's only disk.
+    /// The guest's only disk, on whichever datastore.
     fn disk(&self, id: &str) -> PathBuf {
-        let files = std::fs::read_dir(self.0.join("datastores/default").join(id)).unwrap();
+        let stores = std::fs::read_dir(self.0.join("datastores")).unwrap().map(|store| store.unwrap().path().join(id));
+        let files = stores.flat_map(std::fs::read_dir).flatten();
         let mut disks = files.map(|entry| entry.unwrap().path()).filter(|path| is_disk(path));
         let disk = disks.next().expect("the guest has a disk");
         assert_eq!(disks.next(), None, "something is left beside the disk");
@@ -74,6 +76,7 @@ impl Drop for Host {
 /// A server with a host of guests, which is also its cloud.
 async fn served() -> (Site, Host, Server) {
     let mut site = Site::empty();
+    site.set("tasks.lease", "5s");
     let host = Host::new(&site);
     site.set("platform.lab.driver", "qemu");
     site.set("platform.lab.root", "qemu");
@@ -160,6 +163,10 @@ async fn an_operator_proves_clones_reverts_and_restores_guests_in_place_and_at_o
     assert_eq!(proven["trial"]["booted"], true, "{proven:#}");
     assert_eq!(host.ids(), [id.as_str()]);
 
+    // Moved while it runs, and nothing is left where it was.
+    run(&["machine", "move", "web", "second", "--follow"]);
+    assert!(host.disk(&id).starts_with(host.0.join("datastores/second")));
+
     // Turned off, it is cloned: the same bytes, another machine.
     run(&["machine", "stop", "web", "--within", "90", "--follow"]);
     // The listing that says so follows.
@@ -203,4 +210,71 @@ async fn an_operator_proves_clones_reverts_and_restores_guests_in_place_and_at_o
     let failed = told(&site, &server, &["task", "list", "--state", "failed,stuck,cancelled"]);
     assert_eq!(failed["total"], 0, "{failed:#}");
     server.stop().await;
+}
+
+/// Portolan itself is killed at each step of restores that run at once: the guest is there once, and whole.
+#[tokio::test]
+async fn killed_at_each_step_an_instant_restore_goes_on() {
+    type Point = (&'static str, fn(&Path) -> bool);
+    let points: [Point; 5] = [
+        ("accepted", |_| true),
+        ("made", |_| true),
+        ("started", |guest| guest.join("qemu.pid").exists()),
+        ("running", |guest| guest.join("qga.sock").exists()),
+        ("home", |guest| is_home(guest)),
+    ];
+    let (site, host, mut server) = served().await;
+    // It boots nothing: what counts is what its disk holds.
+    let content: Vec<u8> = (0..6_u32 << 20).map(|n| (n / 4096 % 251 + n % 7) as u8).collect();
+    std::fs::write(host.0.join("images/still.raw"), content).unwrap();
+    let wish = json!({ "name": "web", "image": "still", "size": "tiny" });
+    let made: Value = server.orchestrator().post("/vm/start", &wish).await.unwrap().ok().unwrap().json().unwrap();
+    let id = made["nodes"]["id"].as_str().unwrap().to_owned();
+    log_in(&site, &server);
+    done(&site, &server, &["platform", "sync", "lab", "--yes"]);
+    let listed = async || done(&site, &server, &["machine", "list"]).contains("web").then_some(());
+    until("the guest to be listed", listed).await;
+    done(&site, &server, &["machine", "stop", "web", "--force", "--follow", "--yes"]);
+    done(&site, &server, &["backup", "run", "web", "--full", "--follow", "--yes"]);
+    let backups = told(&site, &server, &["backup", "list", "--machine", "web"]);
+    let backup = backups["items"][0]["id"].as_str().unwrap().to_owned();
+    for (name, point) in points {
+        let known = host.ids();
+        done(&site, &server, &["backup", "restore", &backup, "--name", name, "--instant", "--yes"]);
+        if name != "accepted" {
+            until("the guest to come that far", async || {
+                let fresh = host.ids().into_iter().find(|id| !known.contains(id))?;
+                point(&host.guest(&fresh)).then_some(())
+            })
+            .await;
+        }
+        server.kill();
+        server = site.start().await;
+        let (server, site) = (&server, &site);
+        // It listens somewhere else.
+        log_in(site, server);
+        until("the restore to be done", async || {
+            let fresh = host.ids().into_iter().find(|id| !known.contains(id))?;
+            let busy = told(site, server, &["task", "list", "--state", "blocked,ready,running,undoing"]);
+            (is_home(&host.guest(&fresh)) && busy["total"] == 0).then_some(())
+        })
+        .await;
+        let fresh: Vec<_> = host.ids().into_iter().filter(|id| !known.contains(id)).collect();
+        let [guest] = fresh.as_slice() else { panic!("{name}: one guest, not {fresh:?}") };
+        assert!(is_home(&host.guest(guest)), "{name}");
+        let shown = told(site, server, &["machine", "show", name]);
+        assert_eq!((&shown["native_id"], &shown["power"]), (&json!(guest), &json!("RUNNING")), "{shown:#}");
+        done(site, server, &["machine", "stop", name, "--force", "--follow", "--yes"]);
+        qemu_img([Path::new("compare"), &host.disk(&id), &host.disk(guest)]);
+    }
+    let failed = told(&site, &server, &["task", "list", "--state", "failed,stuck,cancelled"]);
+    assert_eq!(failed["total"], 0, "{failed:#}");
+    server.stop().await;
+}
+
+/// Whether the guest's document says that nothing of it is in a backup.
+fn is_home(guest: &Path) -> bool {
+    let document = std::fs::read(guest.join("guest.json")).unwrap_or_default();
+    let document: Value = serde_json::from_slice(&document).unwrap_or_default();
+    document["instant"]["remote"].as_array().is_some_and(Vec::is_empty)
 }
