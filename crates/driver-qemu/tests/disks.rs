@@ -11,7 +11,6 @@ use portolan_driver::{Changes, ExportRequest};
 use portolan_driver_qemu::{DiskSpec, Guest, GuestSpec, GuestState, QemuHost};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
