@@ -71,7 +71,10 @@ async fn all_disks_are_of_one_moment() {
     device(&guest, "d0", "write -P 9 0 1M").await;
     device(&guest, "d1", "discard 0 1M").await;
     let held = contents(&*full).await.unwrap();
-    assert!(held[0].1 == pattern(1, 4 * MIB) && held[1].1 == pattern(2, 2 * MIB));
+    for (n, wanted) in [pattern(1, 4 * MIB), pattern(2, 2 * MIB)].into_iter().enumerate() {
+        let wrong = held[n].1.iter().zip(&wanted).position(|(one, other)| one != other);
+        assert_eq!(wrong, None, "of disk {n}: {:?}", &held[n].1[wrong.unwrap_or(0)..][..4]);
+    }
     full.release(true).await.unwrap();
     let first = checkpoint(&*full);
     clean(&place, &guest, &[&first]).await;
@@ -85,7 +88,9 @@ async fn all_disks_are_of_one_moment() {
     for (n, disk) in second.exported().disks.iter().enumerate() {
         assert_eq!(disk.changes, changed(0..1 << 20));
         let read = pull(disk, &files[n]).await;
-        assert_eq!(read, if n == 0 { 1 << 20 } else { 0 }, "what was discarded is a hole");
+        // What was discarded is a hole, which older ones are not believed.
+        let holes = n == 1 && guest.qmp().unwrap().version().major >= 10;
+        assert_eq!(read, if holes { 0 } else { 1 << 20 });
     }
     let mut wanted = pattern(1, 4 * MIB);
     wanted[..MIB].fill(9);

@@ -202,7 +202,8 @@ impl BlockSource for NbdSource {
         if range.start >= range.end {
             return Ok(Vec::new());
         }
-        if !self.connection().info().contexts.iter().any(|name| name == BASE_ALLOCATION) {
+        let told = self.connection().info().contexts.iter().any(|name| name == BASE_ALLOCATION);
+        if !told || !self.connection().believes_zeros() {
             return Ok(vec![BlockExtent::new(range, ExtentKind::Data)]);
         }
         let runs = self.walk(BASE_ALLOCATION, range.clone(), kind).await.map_err(failed)?;

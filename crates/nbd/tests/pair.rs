@@ -80,6 +80,14 @@ async fn extents_of_all_kinds_and_bitmaps_come_through() {
     let one = source.connection().block_status(0..1 << 20, true).await.unwrap();
     assert!(one.iter().all(|status| status.extents.len() == 1));
 
+    // The server leaves out what it takes for zeros; a client that does not believe it reads all.
+    assert_eq!(source.read_at(1 << 20, 8192).await.unwrap(), vec![0; 8192]);
+    let doubting = ClientOptions { believe_zeros: false, ..options };
+    let source = NbdSource::connect(&fixture.address(), &doubting, 1).await.unwrap();
+    assert_eq!(source.read_at(1 << 20, 8192).await.unwrap(), vec![1; 8192]);
+    assert_eq!(source.extents(0..3 << 30).await.unwrap(), [BlockExtent::new(0..3 << 30, ExtentKind::Data)]);
+    assert_eq!(source.changed(context).await.unwrap().len(), 3);
+
     let none = ClientOptions { contexts: Vec::new(), ..ClientOptions::default() };
     let source = NbdSource::connect(&fixture.address(), &none, 1).await.unwrap();
     assert_eq!(source.extents(5..9).await.unwrap(), [BlockExtent::new(5..9, ExtentKind::Data)]);

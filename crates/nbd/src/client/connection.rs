@@ -39,6 +39,7 @@ pub struct ZeroOptions {
 #[derive(Debug)]
 pub struct Connection {
     negotiated: Negotiated,
+    believe_zeros: bool,
     in_flight: usize,
     shared: Arc<Shared>,
     /// Nothing after [`Self::close`].
@@ -52,7 +53,8 @@ impl Connection {
         let shared = Arc::new(Shared::new(in_flight, options.request_timeout));
         let (queue, receiver) = mpsc::unbounded_channel();
         tokio::spawn(drive(stream, shared.clone(), receiver, negotiated.info.structured));
-        Self { negotiated, in_flight, shared, queue: std::sync::Mutex::new(Some(queue)) }
+        let believe_zeros = options.believe_zeros;
+        Self { negotiated, believe_zeros, in_flight, shared, queue: std::sync::Mutex::new(Some(queue)) }
     }
 
     /// What the server said about the export.
@@ -63,6 +65,11 @@ impl Connection {
     /// The export's size in bytes.
     pub fn size(&self) -> u64 {
         self.negotiated.info.size
+    }
+
+    /// See [`ClientOptions::believe_zeros`].
+    pub(crate) fn believes_zeros(&self) -> bool {
+        self.believe_zeros
     }
 
     /// Whether the connection can be used no more.
@@ -215,7 +222,10 @@ impl Connection {
     pub(crate) async fn read_piece(&self, range: Range<u64>, buffer: BytesMut) -> Result<BytesMut, NbdError> {
         let len = (range.end - range.start) as usize;
         let work = Work::Read(ReadAssembly::new(range.start, len, buffer));
-        match self.request("read", wire::CMD_READ, 0, range, Bytes::new(), work).await? {
+        // In one piece: the server has no occasion to leave anything out.
+        let whole = !self.believe_zeros && self.info().structured;
+        let flags = if whole { wire::FLAG_DF } else { 0 };
+        match self.request("read", wire::CMD_READ, flags, range, Bytes::new(), work).await? {
             Done::Read(data) => Ok(data),
             _ => Err(NbdError::protocol("a reply of a wrong kind")),
         }

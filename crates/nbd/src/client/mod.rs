@@ -28,6 +28,9 @@ pub struct ClientOptions {
     /// Metadata contexts to ask for, such as [`BASE_ALLOCATION`] or `qemu:dirty-bitmap:NAME`. The server may have
     /// none of them: see [`ExportInfo::contexts`]. At most 64.
     pub contexts: Vec<String>,
+    /// Whether the server is believed when it says that something reads as zeros: in its maps, and in replies to reads
+    /// that leave zeros out. Without, maps say that everything is data, and all of it is sent.
+    pub believe_zeros: bool,
     /// How many requests a connection has under way at most, 1 to 256. QEMU works on 16 at a time.
     pub in_flight: usize,
     /// How long a request may take from when it is queued to its last byte.
@@ -48,10 +51,11 @@ pub struct ClientTls {
 }
 
 impl Default for ClientOptions {
-    /// [`BASE_ALLOCATION`], 16 in flight, 30 seconds for a request, 10 to connect, no TLS.
+    /// [`BASE_ALLOCATION`], which is believed, 16 in flight, 30 seconds for a request, 10 to connect, no TLS.
     fn default() -> Self {
         Self {
             contexts: vec![BASE_ALLOCATION.into()],
+            believe_zeros: true,
             in_flight: 16,
             request_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
