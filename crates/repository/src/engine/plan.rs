@@ -6,6 +6,7 @@ use super::pipeline::{Job, range_len};
 use crate::format::map::{LEAF_CHUNKS, LeafRef};
 use crate::format::{ChunkId, Class};
 use crate::port::RepoError;
+use futures_util::stream::{self, StreamExt};
 use portolan_block::{ExtentKind, intersect, union};
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ const BATCH_BYTES: u64 = 2 * 1024 * 1024;
 const MAX_GAP: u64 = 32 * 1024;
 /// What may have changed is widened to whole blocks of this many bytes, which any source can read as they are.
 const BLOCK: u64 = 4096;
+/// How many ranges the source is asked about at once.
+const QUESTIONS: usize = 16;
 /// The most ranges of one batch.
 const MAX_RANGES: usize = 64;
 
@@ -87,8 +90,10 @@ pub(super) async fn plan_leaf(
         Rest::Zeros(told) | Rest::Parent(told) => told.clone(),
     }));
     let mut data = Vec::new();
-    for range in &read {
-        let extents = job.source.extents(range.clone()).await.map_err(|e| job.source_error(e))?;
+    // A source behind a socket is asked about many places at once.
+    let mut asked = stream::iter(read.iter().cloned().map(|range| job.source.extents(range))).buffered(QUESTIONS);
+    while let Some(extents) = asked.next().await {
+        let extents = extents.map_err(|e| job.source_error(e))?;
         data.extend(extents.into_iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.range()));
     }
     let (pending, batches) = batches(job, wanted, &intersect(&union(data), &read));
