@@ -217,8 +217,8 @@ pub struct SessionSpec {
 pub struct DiskSpec {
     /// Its name, unique within the point; the same from point to point.
     pub name: String,
-    /// What may differ from the parent's disk of that name: sorted, disjoint ranges. Nothing when unknown: then
-    /// all data is read and compared with the parent's map.
+    /// What may differ from the parent's disk of that name: sorted, disjoint ranges. What lies between is the
+    /// parent's, and is not read. Nothing when unknown: then all data is read and compared with the parent's map.
     pub changed: Option<Vec<Range<u64>>>,
 }
 

@@ -372,6 +372,18 @@ impl Core {
         Ok(Ok(chunks))
     }
 
+    /// Reads those of the chunks that can be had and are what they should be.
+    pub(crate) async fn fetch_some(self: &Arc<Self>, ids: &HashSet<ChunkId>) -> HashMap<ChunkId, Bytes> {
+        let Ok((runs, _)) = self.locate(ids).await else { return HashMap::new() };
+        let reads = runs.into_iter().map(|run| self.read_run(run));
+        let mut reads = futures_util::stream::iter(reads).buffer_unordered(self.options.workers);
+        let mut chunks = HashMap::with_capacity(ids.len());
+        while let Some(opened) = reads.next().await {
+            chunks.extend(opened.unwrap_or_default().into_iter().flatten());
+        }
+        chunks
+    }
+
     /// Reads one metadata chunk.
     pub(crate) async fn meta_chunk(self: &Arc<Self>, id: ChunkId) -> Result<Bytes, RepoError> {
         let mut chunks = self.fetch(&HashSet::from([id])).await??;

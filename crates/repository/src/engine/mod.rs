@@ -1,11 +1,14 @@
 //! The engine between the two ports.
 
+mod batch;
 mod core;
 mod documents;
 mod index;
 mod marks;
+mod packer;
 mod packs;
 mod pipeline;
+mod plan;
 mod reader;
 mod repair;
 mod repository;

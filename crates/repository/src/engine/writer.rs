@@ -1,22 +1,24 @@
 //! Puts chunks into packs, packs into the store, and then into the index.
 
 use super::core::{Core, blocking, format_error, lock, store_error};
+use super::packer::Packer;
 use crate::format::frame::Payload;
 use crate::format::pack::{PackBuilder, PackListing};
 use crate::format::{ChunkId, Class, record, segment};
 use crate::object::ObjectError;
 use crate::port::RepoError;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-/// How many packs are written to the store at once.
-const UPLOADS: usize = 2;
-/// How much of a chunk is tried before all of it is compressed: four pieces of this many bytes.
-const SAMPLE: usize = 2048;
+/// How many packs are written to the store at once. It spends most of that time waiting until one is durable.
+const UPLOADS: usize = 6;
+/// How many of these may hold memory: a store lets go of a pack as soon as it needs its bytes no more.
+const HELD: usize = 2;
 
 /// Writes the chunks of one session. Thrown away after any failure: what it claimed may not have been stored.
 pub(crate) struct Writer {
@@ -27,17 +29,41 @@ pub(crate) struct Writer {
     meta: Mutex<Option<PackBuilder>>,
     /// Chunks that this writer stores and that the index does not list yet.
     claims: Mutex<HashSet<ChunkId>>,
-    uploaded: tokio::sync::Mutex<Vec<PackListing>>,
+    /// Packs that are in the store and in no segment.
+    uploaded: Mutex<Vec<PackListing>>,
     uploads: Semaphore,
+    room: Arc<Semaphore>,
     packers: Mutex<Vec<Packer>>,
-    /// Buffers of packs that were written. Taking fresh memory costs about as much as sealing does.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers: Arc<Buffers>,
 }
 
-/// A compressor, and the memory that it writes to.
-struct Packer {
-    zstd: zstd::bulk::Compressor<'static>,
-    out: Vec<u8>,
+/// Buffers of packs that were written. Taking fresh memory costs about as much as sealing does.
+type Buffers = Mutex<Vec<Vec<u8>>>;
+
+/// A pack on its way to the store. When the store lets go of it, its buffer and its room are free for the next.
+struct Outgoing {
+    bytes: Vec<u8>,
+    /// Where the buffer goes; nothing for one that is not worth it.
+    home: Option<Arc<Buffers>>,
+    room: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl AsRef<[u8]> for Outgoing {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            let mut buffers = lock(home);
+            if buffers.len() < HELD {
+                buffers.push(std::mem::take(&mut self.bytes));
+            }
+        }
+        lock(&self.room).take();
+    }
 }
 
 /// Whether a chunk had to be stored.
@@ -58,10 +84,11 @@ impl Writer {
             data: Mutex::default(),
             meta: Mutex::default(),
             claims: Mutex::default(),
-            uploaded: tokio::sync::Mutex::default(),
+            uploaded: Mutex::default(),
             uploads: Semaphore::new(UPLOADS),
+            room: Arc::new(Semaphore::new(HELD)),
             packers: Mutex::default(),
-            buffers: Mutex::default(),
+            buffers: Arc::default(),
         }
     }
 
@@ -77,8 +104,10 @@ impl Writer {
         }
         let spare = lock(&self.packers).pop();
         let mut packer = spare.map_or_else(Packer::new, Ok)?;
-        let compressed = packer.pack(bytes)?;
-        let payload = Payload { bytes: if compressed { &packer.out } else { bytes }, compressed };
+        let payload = match packer.pack(bytes)? {
+            Some(packed) => Payload { bytes: packed, compressed: true },
+            None => Payload { bytes, compressed: false },
+        };
         let raw = u32::try_from(bytes.len()).map_err(|_| RepoError::Unsupported("a chunk of that length".into()))?;
         let capacity = self.core.options.pack_bytes;
         let mut open = lock(match class {
@@ -102,55 +131,56 @@ impl Writer {
 
     /// Waits while as many packs are being written as may be, so that full ones do not pile up in memory.
     pub(crate) async fn wait_for_room(&self) {
-        if self.uploads.available_permits() == 0 {
-            drop(self.uploads.acquire().await);
+        for turns in [&self.uploads, &*self.room] {
+            if turns.available_permits() == 0 {
+                drop(turns.acquire().await);
+            }
         }
     }
 
     /// Stores a full pack, and a segment of the index when it is time. True when it wrote a segment.
     pub(crate) async fn upload(&self, pack: PackBuilder) -> Result<bool, RepoError> {
-        let _turn = self.uploads.acquire().await;
+        // Neither semaphore is ever closed.
+        let turn = self.uploads.acquire().await.ok();
+        let room = Arc::new(Mutex::new(self.room.clone().acquire_owned().await.ok()));
         let (bytes, listing) = blocking(move || pack.finish()).await?.map_err(format_error("a new pack"))?;
         let key = listing.key();
-        let bytes = Bytes::from(bytes);
-        match self.core.objects.put_new(&key, bytes.clone()).await {
+        let home = (listing.class == Class::Data).then(|| self.buffers.clone());
+        let bytes = Bytes::from_owner(Outgoing { bytes, home, room: room.clone() });
+        match self.core.objects.put_new(&key, bytes).await {
             // The name is the hash of the bytes.
             Ok(()) | Err(ObjectError::AlreadyExists) => {}
             Err(e) => return Err(store_error("write", &key)(e)),
         }
-        if listing.class == Class::Data && bytes.is_unique() {
-            let mut buffers = lock(&self.buffers);
-            if buffers.len() < UPLOADS {
-                buffers.push(Vec::from(bytes));
+        // Also when the store keeps the bytes, as one in memory does.
+        lock(&room).take();
+        drop(turn);
+        let listings = {
+            let mut uploaded = lock(&self.uploaded);
+            uploaded.push(listing);
+            if uploaded.len() < self.core.options.packs_per_segment.max(1) {
+                return Ok(false);
             }
-        }
-        let mut uploaded = self.uploaded.lock().await;
-        uploaded.push(listing);
-        if uploaded.len() < self.core.options.packs_per_segment.max(1) {
-            return Ok(false);
-        }
-        self.write_segment(&mut uploaded).await?;
+            std::mem::take(&mut *uploaded)
+        };
+        self.write_segment(&listings).await?;
         Ok(true)
     }
 
-    /// Makes everything added so far durable and known to the index.
+    /// Makes everything added so far durable and known to the index. No upload is under way.
     pub(crate) async fn flush(&self) -> Result<(), RepoError> {
-        for open in [&self.data, &self.meta] {
-            let pack = lock(open).take();
-            if let Some(pack) = pack {
-                self.upload(pack).await?;
-            }
-        }
-        let mut uploaded = self.uploaded.lock().await;
-        if !uploaded.is_empty() {
-            self.write_segment(&mut uploaded).await?;
+        let open = [&self.data, &self.meta].into_iter().filter_map(|open| lock(open).take());
+        try_join_all(open.map(|pack| self.upload(pack)).collect::<Vec<_>>()).await?;
+        let listings = std::mem::take(&mut *lock(&self.uploaded));
+        if !listings.is_empty() {
+            self.write_segment(&listings).await?;
         }
         lock(&self.packers).clear();
         lock(&self.buffers).clear();
         Ok(())
     }
 
-    async fn write_segment(&self, uploaded: &mut Vec<PackListing>) -> Result<(), RepoError> {
+    async fn write_segment(&self, uploaded: &[PackListing]) -> Result<(), RepoError> {
         let plain = segment::encode(uploaded);
         loop {
             let number = self.next_segment.fetch_add(1, Ordering::SeqCst);
@@ -172,38 +202,6 @@ impl Writer {
         for entry in uploaded.iter().flat_map(|pack| &pack.entries) {
             claims.remove(&entry.id);
         }
-        uploaded.clear();
         Ok(())
     }
-}
-
-impl Packer {
-    fn new() -> Result<Self, RepoError> {
-        Ok(Self { zstd: zstd::bulk::Compressor::new(1).map_err(compress_error)?, out: Vec::new() })
-    }
-
-    /// Compresses into `out`; false when that does not help.
-    fn pack(&mut self, bytes: &[u8]) -> Result<bool, RepoError> {
-        if bytes.len() >= 16 * SAMPLE {
-            let step = bytes.len() / 4;
-            let mut sample = [0; 4 * SAMPLE];
-            for (n, part) in sample.chunks_mut(SAMPLE).enumerate() {
-                part.copy_from_slice(&bytes[n * step..n * step + SAMPLE]);
-            }
-            if self.compress(&sample)? >= sample.len() - sample.len() / 32 {
-                return Ok(false);
-            }
-        }
-        Ok(bytes.len() > 64 && self.compress(bytes)? < bytes.len())
-    }
-
-    fn compress(&mut self, bytes: &[u8]) -> Result<usize, RepoError> {
-        self.out.clear();
-        self.out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
-        self.zstd.compress_to_buffer(bytes, &mut self.out).map_err(compress_error)
-    }
-}
-
-fn compress_error(source: std::io::Error) -> RepoError {
-    RepoError::Store { action: "compress", object: "a chunk".into(), source }
 }

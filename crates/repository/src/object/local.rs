@@ -94,31 +94,54 @@ impl Drop for Inner {
 
 impl Inner {
     /// The directory of `key`, and its last component.
-    fn place<'k>(&self, key: &'k str, create: bool) -> Result<(OwnedFd, &'k str), ObjectError> {
-        check_key(key)?;
-        let (path, name) = key.rsplit_once('/').unwrap_or(("", key));
-        Ok((self.directory(path, create)?, name))
+    fn place<'k>(&self, key: &'k str) -> Result<(OwnedFd, &'k str), ObjectError> {
+        let (path, name) = split(key)?;
+        Ok((self.directory(path)?, name))
     }
 
-    fn directory(&self, path: &str, create: bool) -> Result<OwnedFd, ObjectError> {
+    fn directory(&self, path: &str) -> Result<OwnedFd, ObjectError> {
+        let root = rustix::io::fcntl_dupfd_cloexec(&self.root, 0).map_err(errno("read"))?;
+        path.split('/')
+            .filter(|p| !p.is_empty())
+            .try_fold(root, |at, part| rustix::fs::openat(&at, part, DIRECTORY, Mode::empty()).map_err(errno("read")))
+    }
+
+    /// The directory of `key`, made where it is missing, and its last component.
+    fn new_place<'k>(&self, key: &'k str) -> Result<(Place, &'k str), ObjectError> {
+        let (path, name) = split(key)?;
         let mut at = rustix::io::fcntl_dupfd_cloexec(&self.root, 0).map_err(errno("read"))?;
         let mut walked = String::new();
+        let mut above = Vec::new();
         for part in path.split('/').filter(|p| !p.is_empty()) {
             walked.push('/');
             walked.push_str(part);
-            if create && !self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(&walked) {
+            let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(&walked);
+            if !durable {
                 make_directory(&at, part)?;
-                // Also when it was there: whoever made it may not have come this far.
-                rustix::fs::fsync(&at).map_err(errno("write"))?;
-                self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(walked.clone());
             }
-            at = rustix::fs::openat(&at, part, DIRECTORY, Mode::empty()).map_err(errno("read"))?;
+            let next = rustix::fs::openat(&at, part, DIRECTORY, Mode::empty()).map_err(errno("read"))?;
+            if !durable {
+                // Also when it was there: whoever made it may not have come this far.
+                above.push((walked.clone(), at));
+            }
+            at = next;
         }
-        Ok(at)
+        Ok((Place { directory: at, above }, name))
+    }
+
+    /// Makes what was moved to a place durable, and the directories on the way there. In this order and at the end,
+    /// since a file system that keeps a journal has written the directories with the object by then.
+    fn sync(&self, place: &Place) -> Result<(), ObjectError> {
+        rustix::fs::fsync(&place.directory).map_err(errno("write"))?;
+        for (walked, parent) in &place.above {
+            rustix::fs::fsync(parent).map_err(errno("write"))?;
+            self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(walked.clone());
+        }
+        Ok(())
     }
 
     fn open_file(&self, key: &str) -> Result<File, ObjectError> {
-        let (directory, name) = self.place(key, false)?;
+        let (directory, name) = self.place(key)?;
         // Not blocking, so that a pipe put in an object's place cannot hang the reader.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::openat(&directory, name, flags, Mode::empty()).map_err(errno("read"))?);
@@ -128,7 +151,8 @@ impl Inner {
         Ok(file)
     }
 
-    fn write_temporary(&self, content: &[u8]) -> Result<Temporary<'_>, ObjectError> {
+    /// Lets go of the content before it waits until that is durable: it may be many times as long as it takes to copy.
+    fn write_temporary(&self, content: Bytes) -> Result<Temporary<'_>, ObjectError> {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let name = format!("w{}-{number}", self.owner_number);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -136,31 +160,32 @@ impl Inner {
             rustix::fs::openat(&self.tmp, name.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(errno("write"))?;
         let temporary = Temporary { inner: self, name };
         let mut file = File::from(fd);
-        file.write_all(content).map_err(io("write"))?;
+        file.write_all(&content).map_err(io("write"))?;
+        drop(content);
         file.sync_all().map_err(io("write"))?;
         Ok(temporary)
     }
 
-    fn put_new(&self, key: &str, content: &[u8]) -> Result<(), ObjectError> {
-        let (directory, name) = self.place(key, true)?;
-        match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+    fn put_new(&self, key: &str, content: Bytes) -> Result<(), ObjectError> {
+        let (place, name) = self.new_place(key)?;
+        match rustix::fs::statat(&place.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => {
-                rustix::fs::fsync(&directory).map_err(errno("write"))?;
+                self.sync(&place)?;
                 return Err(ObjectError::AlreadyExists);
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(errno("write")(e)),
         }
         let temporary = self.write_temporary(content)?;
-        let from = temporary.name.as_str();
-        let moved = match rustix::fs::renameat_with(&self.tmp, from, &directory, name, RenameFlags::NOREPLACE) {
+        let (from, to) = (temporary.name.as_str(), &place.directory);
+        let moved = match rustix::fs::renameat_with(&self.tmp, from, to, name, RenameFlags::NOREPLACE) {
             // A file system without that kind of rename has hard links instead.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(&self.tmp, from, &directory, name, AtFlags::empty())
+                rustix::fs::linkat(&self.tmp, from, to, name, AtFlags::empty())
             }
             other => other,
         };
-        rustix::fs::fsync(&directory).map_err(errno("write"))?;
+        self.sync(&place)?;
         match moved {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(ObjectError::AlreadyExists),
@@ -168,18 +193,19 @@ impl Inner {
         }
     }
 
-    fn replace(&self, key: &str, content: &[u8], expected: &Etag) -> Result<Etag, ObjectError> {
+    fn replace(&self, key: &str, content: Bytes, expected: &Etag) -> Result<Etag, ObjectError> {
         let _held = lock_swaps(&self.tmp)?;
         match self.read_tagged(key) {
             Ok((_, tag)) if tag == *expected => {}
             Ok(_) | Err(ObjectError::NotFound) => return Err(ObjectError::Changed),
             Err(e) => return Err(e),
         }
-        let (directory, name) = self.place(key, true)?;
+        let (place, name) = self.new_place(key)?;
+        let tag = tag(&content);
         let temporary = self.write_temporary(content)?;
-        rustix::fs::renameat(&self.tmp, temporary.name.as_str(), &directory, name).map_err(errno("write"))?;
-        rustix::fs::fsync(&directory).map_err(errno("write"))?;
-        Ok(tag(content))
+        rustix::fs::renameat(&self.tmp, temporary.name.as_str(), &place.directory, name).map_err(errno("write"))?;
+        self.sync(&place)?;
+        Ok(tag)
     }
 
     fn read_tagged(&self, key: &str) -> Result<(Bytes, Etag), ObjectError> {
@@ -212,7 +238,7 @@ impl Inner {
         check_prefix(prefix)?;
         let path = prefix.rsplit_once('/').map_or("", |(path, _)| path);
         let mut found = Vec::new();
-        match self.directory(path, false) {
+        match self.directory(path) {
             Ok(directory) => walk(&directory, path, prefix, 0, &mut found)?,
             Err(ObjectError::NotFound) => {}
             Err(e) => return Err(e),
@@ -222,10 +248,22 @@ impl Inner {
     }
 
     fn delete(&self, key: &str) -> Result<(), ObjectError> {
-        let (directory, name) = self.place(key, false)?;
+        let (directory, name) = self.place(key)?;
         rustix::fs::unlinkat(&directory, name, AtFlags::empty()).map_err(errno("delete"))?;
         rustix::fs::fsync(&directory).map_err(errno("delete"))
     }
+}
+
+/// Where an object goes.
+struct Place {
+    directory: OwnedFd,
+    /// The directories on the way there that are not known to be durable, and those that they are in.
+    above: Vec<(String, OwnedFd)>,
+}
+
+fn split(key: &str) -> Result<(&str, &str), ObjectError> {
+    check_key(key)?;
+    Ok(key.rsplit_once('/').unwrap_or(("", key)))
 }
 
 /// A temporary file that goes away unless it was moved.
@@ -385,12 +423,12 @@ fn io(action: &'static str) -> impl Fn(std::io::Error) -> ObjectError {
 impl ObjectStore for LocalObjects {
     async fn put_new(&self, key: &str, content: Bytes) -> Result<(), ObjectError> {
         let key = key.to_owned();
-        self.blocking(move |inner| inner.put_new(&key, &content)).await
+        self.blocking(move |inner| inner.put_new(&key, content)).await
     }
 
     async fn replace(&self, key: &str, content: Bytes, expected: &Etag) -> Result<Etag, ObjectError> {
         let (key, expected) = (key.to_owned(), expected.clone());
-        self.blocking(move |inner| inner.replace(&key, &content, &expected)).await
+        self.blocking(move |inner| inner.replace(&key, content, &expected)).await
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, ObjectError> {
