@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::exports::{clean, export, pull, request, same, truth};
+use common::exports::{clean, export, pull, request, same, tells_holes, truth};
 use common::{Place, comes_to, console_says, machines, open, own, shell, wish};
 use portolan_driver::{Changes, ExportRequest};
 use portolan_driver_qemu::{DiskSpec, Guest, GuestSpec, GuestState, QemuHost};
@@ -94,7 +94,7 @@ async fn a_disk_that_was_added_or_resized_is_read_whole_and_no_other() {
     assert!(matches!(&changes[0], Changes::Ranges(_)), "{:?}", changes[0]);
     assert!(matches!(&changes[1], Changes::Lost(why) if why.contains("added after")), "{:?}", changes[1]);
     println!("added: {read:?} bytes");
-    assert!(read[0] < 32 * MIB && read[1] == 8 * MIB, "{read:?}");
+    assert!(read[0] < 32 * MIB && (read[1] == 8 * MIB || !tells_holes(&guest)), "{read:?}");
 
     let (host, guest) = rebuilt(&place, host, guest, |spec| {
         machines::run("qemu-img", &["resize", "-q", "-f", "qcow2", machines::text(&extra), "96M"]);

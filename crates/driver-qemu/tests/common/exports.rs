@@ -77,6 +77,11 @@ pub(crate) async fn ask(guest: &Guest, command: &str, arguments: Value) -> Value
     guest.qmp().expect("a monitor").execute(command, arguments).await.expect(command)
 }
 
+/// Whether the guest's QEMU is one that is believed where it says that a disk has holes.
+pub(crate) fn tells_holes(guest: &Guest) -> bool {
+    guest.qmp().expect("a monitor").version().major >= 10
+}
+
 /// Nothing is left but these checkpoints, and the guest goes on, if it runs.
 pub(crate) async fn clean(place: &Place, guest: &Guest, kept: &[&str]) {
     let spec = guest.spec();
