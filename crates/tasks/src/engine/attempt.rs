@@ -257,7 +257,7 @@ impl Work<'_> {
         let overtime = async {
             tokio::select! {
                 () = self.attempt.hold_over() => {
-                    tracing::warn!("the hold is over");
+                    tracing::debug!("the hold is over");
                     tokio::time::sleep(self.run.inner.config.grace).await;
                 }
                 () = self.run.abandon.cancelled() => {}
