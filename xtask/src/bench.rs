@@ -19,6 +19,10 @@ pub(crate) enum Name {
     Qemu,
 }
 
+/// What a server sets for itself (`crates/server/src/allocator.rs`): memory is measured as it is in one.
+const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1048576"), ("MALLOC_TRIM_THRESHOLD_", "4194304")];
+
 /// Builds a release and runs the measurements one after the other.
 pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool, mib: Option<u64>) -> Result<()> {
     let names = if names.is_empty() { Name::value_variants() } else { names };
@@ -36,7 +40,7 @@ pub(crate) fn run(shell: &Shell, names: &[Name], install: bool, quick: bool, mib
     for name in names {
         let word = name.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
         let mut command = shell.command(shell.built("release", "portolan-lab"));
-        command.args(["bench", &word]);
+        command.args(["bench", &word]).envs(ALLOCATOR);
         if quick {
             command.arg("--quick");
         }

@@ -414,6 +414,20 @@ impl Guest {
         .await
     }
 
+    /// Runs work where it may block, under the guest's lock, while others may work on its files: for what takes long.
+    /// Whoever ends it early waits for its end.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, QemuError> + Send + 'static,
+    ) -> Result<T, QemuError> {
+        let lock = self.lock.clone();
+        blocking(move || {
+            let _held = lock;
+            work()
+        })
+        .await
+    }
+
     /// Changes the document, durably.
     pub(crate) async fn change(&self, change: impl FnOnce(&mut GuestSpec)) -> Result<(), QemuError> {
         let _writing = self.writing.lock().await;

@@ -61,27 +61,31 @@ impl Guest {
         let (layout, id, datastore) = (self.shared.layout.clone(), self.id().to_owned(), there.datastore.clone());
         let (from, to) = (layout.file(&id, &disk.placed()), layout.file(&id, &there.placed()));
         let (stop, so_far) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
-        let _stop = stop.clone().drop_guard();
+        let stopped = stop.clone().drop_guard();
         let counted = so_far.clone();
-        let work = self.files(move || {
+        let work = self.beside(move || {
             let dir = layout.make_disks(&datastore, &id)?;
             copy(&from, &to, &stop, &counted)?;
             crate::layout::sync_dir(&dir)
         });
         let (mut work, mut disturbed) =
             (pin!(work), pin!(self.is_disturbed(|| self.holds_move(&attempt.wish).map(drop))));
-        loop {
+        let ended = loop {
             tokio::select! {
                 biased;
-                disturbed = &mut disturbed => return Ok(Some(disturbed)),
-                () = attempt.given_up.cancelled() => return Err(given_up()),
+                disturbed = &mut disturbed => break Ok(Some(disturbed)),
+                () = attempt.given_up.cancelled() => break Err(given_up()),
                 done = &mut work => return Ok(done.map(|()| None)?),
                 () = sleep(POLL) => {
                     let done = before.done + so_far.load(Ordering::Relaxed).min(disk.size_bytes);
                     attempt.told.send_replace(HomeProgress { done, ..before });
                 }
             }
-        }
+        };
+        // Nobody writes to that file any more when this returns, whatever becomes of it then.
+        drop(stopped);
+        let _ = work.await;
+        ended
     }
 }
 
