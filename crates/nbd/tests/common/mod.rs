@@ -150,10 +150,16 @@ impl Drop for QemuNbd {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(&self.pid).status();
         // It has let go of its image and its socket only when it is gone.
-        while Path::new("/proc").join(&self.pid).exists() {
+        while runs(&self.pid) {
             std::thread::yield_now();
         }
     }
+}
+
+/// Whether the process runs. Where nobody fetches what orphans ended with, they stay as zombies.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// A disk read through its extents only: what is not data must be zeros.
