@@ -271,6 +271,12 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), QemuError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(QemuError::file("write", dir))
 }
 
+/// Makes a file and its name durable.
+pub(crate) fn sync_file(path: &Path) -> Result<(), QemuError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(QemuError::file("write", path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
 /// Removes those files that are there, and directories whose last one that was.
 pub(crate) fn remove_files(paths: &[PathBuf]) -> Result<(), QemuError> {
     for path in paths {

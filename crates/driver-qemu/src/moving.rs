@@ -247,9 +247,24 @@ impl Guest {
             // They take room until the guest is turned off, and nothing else.
             tracing::warn!(guest = self.id(), %error, "QEMU keeps disks open where they were");
         }
+        self.settles(&moving).await?;
         let left: Vec<_> = moving.left.iter().map(|left| self.shared.layout.file(self.id(), left)).collect();
         self.files(move || remove_files(&left)).await?;
         self.change(|spec| spec.moving = None).await
+    }
+
+    /// Makes what is in the new places durable: what was left behind is the only other copy.
+    async fn settles(&self, moving: &Moving) -> Result<(), QemuError> {
+        let disks: Vec<_> = self.spec().disks.into_iter().filter(|disk| disk.datastore == moving.datastore).collect();
+        if self.pid().is_some() {
+            let qmp = self.qmp()?;
+            for disk in &disks {
+                crate::block::flush(&qmp, &disk.node()).await?;
+            }
+            return Ok(());
+        }
+        let files: Vec<_> = disks.iter().map(|disk| self.shared.layout.file(self.id(), &disk.placed())).collect();
+        self.files(move || files.iter().try_for_each(|file| crate::layout::sync_file(file))).await
     }
 
     /// Removes copies that are not in use.

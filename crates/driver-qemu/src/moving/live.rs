@@ -79,6 +79,8 @@ impl Guest {
             let old = path.clone();
             self.files(move || layout.make_disks(&store, &id).and_then(|_| crate::layout::remove_file(&old))).await?;
             self.create_disk(&there, &path).await?;
+            // The file, and its name: the document must not come to name one that a power cut takes away.
+            self.files(move || crate::layout::sync_file(&path)).await?;
             let node = second_node(&spec, &there, &self.shared.layout);
             qmp.execute("blockdev-add", Some(node)).await.map_err(QemuError::from)?;
             let wish = json!({
