@@ -2,27 +2,20 @@
 
 mod common;
 
-use common::killed::{Portolan, appears, root};
+use common::killed::{self, Portolan, appears, root};
 use common::{LONG, Place, comes_to, open, own, wish};
-use portolan_driver_qemu::{GuestState, QemuSettings};
-use std::path::Path;
+use portolan_driver_qemu::GuestState;
 use std::time::Duration;
 
 /// Not a test by itself: what the others start and kill. Makes a guest and waits for its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn portolan() {
     let Some(root) = root() else { return };
-    let host = open(settings(&root)).await;
+    let host = open(killed::settings(&root)).await;
     let guest = own(host.create(wish("alpha", "blank")).await.expect("a guest"));
     comes_to(&guest, GuestState::Running).await;
     std::fs::write(root.join("runs"), "").expect("a file");
     std::future::pending::<()>().await;
-}
-
-fn settings(root: &Path) -> QemuSettings {
-    let mut settings = Place::with_blank().settings();
-    settings.root = root.to_owned();
-    settings
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +53,7 @@ async fn killed_anywhere_it_goes_on() {
         let ran = place.processes();
         drop(portolan);
 
-        let host = open(settings(&place.root())).await;
+        let host = open(killed::settings(&place.root())).await;
         let guest = own(host.create(wish("alpha", "blank")).await.expect("the guest"));
         comes_to(&guest, GuestState::Running).await;
         assert_eq!(host.list().await.expect("guests").len(), 1, "{parent}/{name}");

@@ -8,16 +8,15 @@ mod source;
 use common::killed::{self, Portolan, appears};
 use common::{LONG, Place, open};
 use portolan_driver::{Hypervisor, PowerAction, PowerRequest};
-use portolan_driver_qemu::{QemuHypervisor, QemuSettings};
+use portolan_driver_qemu::QemuHypervisor;
 use source::{FileSource, wish};
-use std::path::Path;
 use std::process::Command;
 
 /// Not a test by itself: what the other starts and kills.
 #[tokio::test(flavor = "multi_thread")]
 async fn portolan() {
     let Some(root) = killed::root() else { return };
-    let hypervisor = QemuHypervisor::new(open(settings(&root)).await);
+    let hypervisor = QemuHypervisor::new(open(killed::settings(&root)).await);
     let source = FileSource::open(&root.join("backup.raw"));
     let session = hypervisor.begin_instant(wish("alpha", "t1", 1, &[source])).await.unwrap();
     std::fs::write(root.join("runs"), "").unwrap();
@@ -25,12 +24,6 @@ async fn portolan() {
     session.bring_home(&move |_| drop(std::fs::write(place.join("moves"), ""))).await.unwrap();
     std::fs::write(root.join("home"), "").unwrap();
     std::future::pending::<()>().await;
-}
-
-fn settings(root: &Path) -> QemuSettings {
-    let mut settings = Place::new().settings();
-    settings.root = root.to_owned();
-    settings
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +49,7 @@ async fn killed_anywhere_it_comes_home() {
         drop(portolan);
         let ran = place.processes();
 
-        let host = open(settings(&root)).await;
+        let host = open(killed::settings(&root)).await;
         let hypervisor = QemuHypervisor::new(host.clone());
         let source = FileSource::open(&root.join("backup.raw"));
         let session = hypervisor.begin_instant(wish("alpha", "t1", 2, &[source])).await.unwrap();

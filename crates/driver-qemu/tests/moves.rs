@@ -8,7 +8,7 @@ use common::exports::{ask, export, pull, request, same, truth};
 use common::killed::{self, Portolan};
 use common::{LONG, Place, comes_to, machines, open, own, shell, wish};
 use portolan_driver::{AbandonedMove, Changes, DriverError, Hypervisor, MoveRequest, SnapshotRequest};
-use portolan_driver_qemu::{Guest, GuestState, MoveStage, QemuHost, QemuHypervisor, QemuSettings};
+use portolan_driver_qemu::{Guest, GuestState, MoveStage, QemuHost, QemuHypervisor};
 use portolan_testkit::driver::pattern;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -350,7 +350,7 @@ async fn a_switch_that_was_cut_off_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn portolan() {
     let Some(root) = killed::root() else { return };
-    let host = open(settings(&root)).await;
+    let host = open(killed::settings(&root)).await;
     let hypervisor = QemuHypervisor::new(host.clone());
     let seen = host.list().await.unwrap().remove(0);
     let guest = own(seen);
@@ -358,12 +358,6 @@ async fn portolan() {
     hypervisor.move_machine(to(&guest, "t1", 1, "second"), &|_| {}).await.unwrap();
     std::fs::write(root.join("done"), "").unwrap();
     std::future::pending::<()>().await;
-}
-
-fn settings(root: &Path) -> QemuSettings {
-    let mut settings = Place::new().settings();
-    settings.root = root.to_owned();
-    settings
 }
 
 /// A system that writes while its disks are moved has written what it thinks, also after it was booted again.
@@ -433,7 +427,7 @@ async fn killed_anywhere_the_guest_goes_on_and_is_moved_whole() {
         let place = Place::new();
         let root = place.root();
         add_datastores(&root);
-        let host = open(settings(&root)).await;
+        let host = open(killed::settings(&root)).await;
         let guest = running(&place, &host).await;
         guest_writes(&guest, "d0", 0, 64 * KIB, 77).await;
         if !runs {
@@ -450,7 +444,7 @@ async fn killed_anywhere_the_guest_goes_on_and_is_moved_whole() {
         drop(portolan);
         early += u32::from(!look(&root, &id).done);
 
-        let host = open(settings(&root)).await;
+        let host = open(killed::settings(&root)).await;
         let hypervisor = QemuHypervisor::new(host.clone());
         let guest = host.guest(&id, &incarnation).await.unwrap();
         comes_to(&guest, if runs { GuestState::Running } else { GuestState::Stopped }).await;

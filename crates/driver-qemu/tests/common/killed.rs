@@ -1,6 +1,7 @@
 //! Portolan as a process that tests kill: this program once more, running its test `portolan`.
 
-use super::LONG;
+use super::{LONG, Place};
+use portolan_driver_qemu::QemuSettings;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,11 @@ const ROOT: &str = "PORTOLAN_TEST_QEMU_ROOT";
 /// Where the host of this process is; nothing where the test is run as one among others.
 pub(crate) fn root() -> Option<PathBuf> {
     std::env::var_os(ROOT).map(PathBuf::from)
+}
+
+/// Settings for a host there, which outlives whoever opens it.
+pub(crate) fn settings(root: &Path) -> QemuSettings {
+    QemuSettings { root: root.to_owned(), ..Place::new().settings() }
 }
 
 /// A process that does not outlive the test, whatever becomes of that.
